@@ -1,0 +1,13 @@
+/**
+ * Suites are chosen by folder: `test/` mirrors the source; `test/integration/` needs the embedded
+ * cloud, `test/system/` real VMs and servers.
+ */
+export default {
+  testEnvironment: 'node',
+  extensionsToTreatAsEsm: ['.ts'],
+  transform: {
+    '^.+\\.ts$': ['@swc/jest', { jsc: { target: 'es2024', parser: { syntax: 'typescript' } }, module: { type: 'es6' } }],
+  },
+  testMatch: ['<rootDir>/test/**/*.test.ts'],
+  modulePathIgnorePatterns: ['<rootDir>/cdk.out', '<rootDir>/dist', '<rootDir>/.local', '<rootDir>/.venv'],
+};
