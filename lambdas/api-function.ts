@@ -33,6 +33,7 @@ export function createApiHandler<T extends { readonly instanceId: string }>(
   const { logger, metrics } = deps;
 
   const handle = async (event: APIGatewayProxyEvent): Promise<APIGatewayProxyResult> => {
+    metrics.addMetric('RequestReceived', MetricUnit.Count, 1);
     const request = parseBody(event, schema);
     if (!request) return refuse(400, 'REQUEST_MALFORMED');
     const { instanceId } = request;

@@ -53,6 +53,7 @@ export function createQueueHandler<T>(deps: QueueDeps, queueFunction: QueueFunct
 
   const handle = async (event: SQSEvent, context: Context): Promise<SQSBatchResponse> => {
     const outcomes = new Map<string, Promise<void>>();
+    metrics.addMetric('MessageReceived', MetricUnit.Count, event.Records.length);
     const understood: { messageId: string; work: Work<T> }[] = [];
     for (const record of event.Records) {
       const opened = parseEnvelope(record.body);

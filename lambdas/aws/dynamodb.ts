@@ -107,6 +107,23 @@ export async function putVersioned<T extends object>(
 }
 
 /**
+ * Writes a new item.
+ *
+ * @throws VersionConflictError when it is there already
+ */
+export async function create(table: Table, item: { readonly pk: string } & object): Promise<void> {
+  try {
+    await table.client.send(
+      new PutItemCommand({ TableName: table.name, ...conditionalPut(item, undefined) }),
+    );
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException)
+      throw new VersionConflictError(item.pk, { cause: error });
+    throw error;
+  }
+}
+
+/**
  * Writes several new items, all or none.
  *
  * @throws VersionConflictError when one of them is there already

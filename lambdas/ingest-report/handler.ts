@@ -39,6 +39,8 @@ interface Occasion {
   readonly report?: CapabilityReportDetail;
 }
 
+const METRIC_OF = { accept: 'ReportAccepted', late: 'ReportLate', refuse: 'ReportRefused' } as const;
+
 /** Judges reports, and decides by policy what the VM's posture is. */
 export function createHandler(deps: Deps) {
   return createQueueHandler<Occasion>(deps, {
@@ -106,7 +108,7 @@ async function converge(
       receivedAt,
     });
     posture = foldReport(posture, judgement, receivedAt);
-    deps.metrics.addMetric(`Report${judgement.kind}`, MetricUnit.Count, 1);
+    deps.metrics.addMetric(METRIC_OF[judgement.kind], MetricUnit.Count, 1);
     if (judgement.kind === 'refuse') refused.push(judgement.reason);
   }
   for (const reason of new Set(refused)) {

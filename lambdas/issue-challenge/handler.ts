@@ -6,7 +6,7 @@ import {
   challengeRequest,
 } from '../../lib/domain/enrolment.ts';
 import { type ApiDeps, createApiHandler } from '../api-function.ts';
-import { createAll, type Table } from '../aws/dynamodb.ts';
+import { create, type Table } from '../aws/dynamodb.ts';
 
 export interface Deps extends ApiDeps {
   readonly table: Table;
@@ -29,7 +29,7 @@ export function createHandler(deps: Deps) {
       // The table's TTL only tidies up, hours late at times; what decides is expiresAtMs.
       expiresAt: Math.ceil(expiresAtMs / 1000) + 3600,
     };
-    await createAll(deps.table, [item]);
+    await create(deps.table, item);
     return {
       kind: 'ok',
       status: 201,

@@ -1,19 +1,13 @@
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { KMSClient } from '@aws-sdk/client-kms';
-import {
-  type DiskItem,
-  decideDiskKey,
-  diskItem,
-  diskPointer,
-  encryptionContext,
-  issuedDisk,
-} from '../../lib/domain/disk-key.ts';
+import { type DiskItem, decideDiskKey, encryptionContext, issuedDisk } from '../../lib/domain/disk-key.ts';
 import type { EventDetail } from '../../lib/domain/events.ts';
 import { type ObservedVolume, type VmItem, vmItem } from '../../lib/domain/vm.ts';
 import type { PolicyEngine } from '../../lib/policy/engine.ts';
 import { createAll, getItems, type Table, VersionConflictError } from '../aws/dynamodb.ts';
 import type { Announce } from '../aws/eventbridge.ts';
 import { generateWrappedKey } from '../aws/kms.ts';
+import { readDisks } from '../disks.ts';
 import { createQueueHandler, oncePerVm, type QueueDeps } from '../queue-function.ts';
 import { parseVmChanged } from '../vm-changed.ts';
 
@@ -129,25 +123,4 @@ async function announceIssued(deps: Deps, disk: Omit<DiskItem, 'pk' | 'version'>
       },
     });
   }
-}
-
-/** The disks of volumes, by volume id; a volume that has none is absent. */
-async function readDisks(table: Table, volumeIds: readonly string[]): Promise<ReadonlyMap<string, DiskItem>> {
-  const pointers = await getItems(
-    table,
-    volumeIds.map((id) => `disk#${id}`),
-    diskPointer,
-  );
-  const disks = await getItems(
-    table,
-    [...pointers.values()].map((pointer) => `disk#${pointer.disk}`),
-    diskItem,
-  );
-  const byVolume = new Map<string, DiskItem>();
-  for (const volumeId of volumeIds) {
-    const pointer = pointers.get(`disk#${volumeId}`);
-    const disk = pointer && disks.get(`disk#${pointer.disk}`);
-    if (disk) byVolume.set(volumeId, disk);
-  }
-  return byVolume;
 }

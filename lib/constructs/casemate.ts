@@ -177,7 +177,7 @@ export class Casemate extends Construct {
         description: 'binds an agent key to a VM, once',
         timeout: Duration.seconds(10),
         memorySize: 512,
-        environment: { ...fromApi, IDENTITY_ISSUERS: props.identityIssuers ?? 'aws' },
+        environment: { ...fromApi, ...onBus, IDENTITY_ISSUERS: props.identityIssuers ?? 'aws' },
         decidesByPolicy: false,
       }),
       sweep: new PipelineFunction(this, 'Sweep', {
@@ -292,6 +292,7 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(issue.role, ['Disk Key Issued']);
     this.bus.grantAnnounce(ingest.role, ['Posture Changed', 'Report Refused']);
     this.bus.grantAnnounce(isolate.role, ['Isolation Changed']);
+    this.bus.grantAnnounce(enrol.role, ['Enrolment Refused']);
 
     this.keys.grantWrap(issue.role);
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeVolumes']);

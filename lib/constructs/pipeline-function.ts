@@ -68,7 +68,7 @@ export class PipelineFunction extends Construct {
       description: `Casemate: ${props.description}`,
       runtime: lambda.Runtime.NODEJS_24_X,
       architecture: props.architecture,
-      entry: join(PACKAGE_ROOT, 'lambdas', props.name, 'handler.ts'),
+      entry: join(PACKAGE_ROOT, 'lambdas', props.name, 'index.ts'),
       handler: 'handler',
       projectRoot: PACKAGE_ROOT,
       depsLockFilePath: join(PACKAGE_ROOT, 'package-lock.json'),

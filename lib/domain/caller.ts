@@ -17,7 +17,8 @@ export interface RequestIdentity {
  * An instance profile's session is named by EC2 after the instance. That whoever may assume the role can
  * choose the name too is why the API's resource policy also wants `ec2:SourceInstanceARN`.
  */
-const INSTANCE_SESSION = /^arn:aws[a-z-]*:sts::(\d{12}):assumed-role\/[^/]+\/(i-[0-9a-f]{8}(?:[0-9a-f]{9})?)$/;
+const INSTANCE_SESSION =
+  /^arn:aws[a-z-]*:sts::(\d{12}):assumed-role\/[^/]+\/(i-[0-9a-f]{8}(?:[0-9a-f]{9})?)$/;
 
 /** Undefined when the caller may act for this instance. */
 export function callerRefusal(

@@ -178,6 +178,7 @@ export function foldReport(
     case 'refuse':
       return {
         ...posture,
+        standing: judgement.standing ?? posture.standing,
         contradicted:
           posture.contradicted || (judgement.authenticated && judgement.reason === 'FACT_CONTRADICTS_EC2'),
         refusals: {

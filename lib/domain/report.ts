@@ -67,7 +67,14 @@ export type ReportStanding = z.infer<typeof reportStanding>;
 export type ReportJudgement =
   | { readonly kind: 'accept'; readonly payload: ReportPayload; readonly standing: ReportStanding }
   | { readonly kind: 'late'; readonly standing: ReportStanding }
-  | { readonly kind: 'refuse'; readonly reason: Reason; readonly authenticated: boolean };
+  | {
+      readonly kind: 'refuse';
+      readonly reason: Reason;
+      /** Signed by the enrolled key over this payload: only then does it count against the VM. */
+      readonly authenticated: boolean;
+      /** A contradicting report takes its place in the stream, or an older one could undo it. */
+      readonly standing?: ReportStanding;
+    };
 
 export interface ReportContext {
   readonly vm: VmItem | undefined;
@@ -88,7 +95,7 @@ export interface ReportContext {
  * replayed.
  */
 export function judgeReport(detail: CapabilityReportDetail, context: ReportContext): ReportJudgement {
-  const { vm, enrolment, standing } = context;
+  const { vm, enrolment } = context;
   if (!vm?.managed) return { kind: 'refuse', reason: 'REPORT_UNKNOWN_VM', authenticated: false };
   if (!enrolment) return { kind: 'refuse', reason: 'REPORT_UNKNOWN_KEY', authenticated: false };
   const { accountId: account, region: vmRegion, instanceId: vmId } = vm.observation;
@@ -121,33 +128,43 @@ export function judgeReport(detail: CapabilityReportDetail, context: ReportConte
   if (skewSeconds > MAX_CLOCK_SKEW_SECONDS || Date.parse(payload.observedAt) > Date.parse(payload.sentAt)) {
     return { kind: 'refuse', reason: 'REPORT_TIME_SKEW', authenticated: true };
   }
-  const next = {
-    bootId: payload.bootId,
-    sequence: payload.sequence,
-    sentAt: payload.sentAt,
-    observedAt: payload.observedAt,
-  };
-  if (standing && standing.bootId === payload.bootId) {
-    if (payload.sequence <= standing.sequence) {
-      return { kind: 'late', standing: { ...standing, late: standing.late + 1 } };
-    }
-    if (contradiction(payload, vm)) {
-      return { kind: 'refuse', reason: 'FACT_CONTRADICTS_EC2', authenticated: true };
-    }
-    const jumped = payload.sequence - standing.sequence - 1;
-    return {
-      kind: 'accept',
-      payload,
-      standing: { ...next, missing: standing.missing + jumped, late: standing.late },
-    };
-  }
-  if (standing && Date.parse(payload.sentAt) <= Date.parse(standing.sentAt)) {
-    return { kind: 'late', standing: { ...standing, late: standing.late + 1 } };
-  }
-  if (contradiction(payload, vm)) {
-    return { kind: 'refuse', reason: 'FACT_CONTRADICTS_EC2', authenticated: true };
-  }
-  return { kind: 'accept', payload, standing: { ...next, missing: payload.sequence - 1, late: 0 } };
+  const standing = nextStanding(context.standing, payload);
+  if (standing.kind === 'late') return standing;
+  return contradiction(payload, vm)
+    ? {
+        kind: 'refuse',
+        reason: 'FACT_CONTRADICTS_EC2',
+        authenticated: true,
+        standing: standing.standing,
+      }
+    : { kind: 'accept', payload, standing: standing.standing };
+}
+
+/** Where the stream stands after this payload, or that the payload comes late. */
+function nextStanding(
+  standing: ReportStanding | null,
+  payload: ReportPayload,
+):
+  | { readonly kind: 'next'; readonly standing: ReportStanding }
+  | { readonly kind: 'late'; readonly standing: ReportStanding } {
+  const { bootId, sequence, sentAt, observedAt } = payload;
+  const next = { bootId, sequence, sentAt, observedAt };
+  if (!standing) return { kind: 'next', standing: { ...next, missing: sequence - 1, late: 0 } };
+  const late =
+    standing.bootId === bootId
+      ? sequence <= standing.sequence
+      : Date.parse(sentAt) <= Date.parse(standing.sentAt);
+  if (late) return { kind: 'late', standing: { ...standing, late: standing.late + 1 } };
+  return standing.bootId === bootId
+    ? {
+        kind: 'next',
+        standing: {
+          ...next,
+          missing: standing.missing + (sequence - standing.sequence - 1),
+          late: standing.late,
+        },
+      }
+    : { kind: 'next', standing: { ...next, missing: sequence - 1, late: 0 } };
 }
 
 function parsePayload(text: string): ReportPayload | undefined {
