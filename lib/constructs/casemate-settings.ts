@@ -64,6 +64,11 @@ export interface CasemateSettings {
   readonly apiVpcEndpointIds?: readonly string[];
 }
 
+/** Casemate cannot be deployed like this. The message names every wrong setting, and what to do about it. */
+export class SettingsError extends Error {
+  override readonly name = 'SettingsError';
+}
+
 /** A fault of the settings: which one, what is wrong and what to do. */
 export interface SettingFault {
   readonly setting: keyof CasemateSettings;

@@ -1,4 +1,4 @@
-import { Annotations, Aws, Duration, Stack, Token, Validations } from 'aws-cdk-lib';
+import { Aws, Duration, Stack, Token, Validations } from 'aws-cdk-lib';
 import * as events from 'aws-cdk-lib/aws-events';
 import * as targets from 'aws-cdk-lib/aws-events-targets';
 import * as iam from 'aws-cdk-lib/aws-iam';
@@ -14,6 +14,7 @@ import {
   type CasemateSettings,
   DEFAULT_OBSERVE_BATCH_WINDOW,
   DEFAULT_REPORT_MAX_AGE,
+  SettingsError,
   settingFaults,
 } from './casemate-settings.ts';
 import { CustomerKeys } from './customer-keys.ts';
@@ -211,20 +212,19 @@ export class Casemate extends Construct {
     });
   }
 
+  /** @throws SettingsError */
   private refuseWrongSettings(props: CasemateProps): void {
-    for (const { setting, message } of settingFaults(props)) {
-      Annotations.of(this).addError(`${setting} ${message}`);
-    }
+    const faults = settingFaults(props).map(({ setting, message }) => `${setting} ${message}`);
     const { account, region } = Stack.of(this);
-    if (Token.isUnresolved(region)) {
-      // Thrown, as the table cannot be rendered at all: its customer key is a setting of its replica.
-      throw new Error('Casemate needs to know its Region: set `env: { region }` on the stack that holds it');
-    }
     if (props.callerIdentity === 'embedded' && !Token.isUnresolved(account) && account !== NO_ACCOUNT) {
-      Annotations.of(this).addError(
+      faults.push(
         `callerIdentity "embedded" believes callers that nobody authorised, and ${account} is a real account: use "iam"`,
       );
     }
+    // The table's customer key is a setting of its replica, which has to be named.
+    if (Token.isUnresolved(region))
+      faults.push('env.region is missing on the stack: say which Region it is for');
+    if (faults.length > 0) throw new SettingsError(`${this.node.path}:\n  ${faults.join('\n  ')}`);
   }
 
   private wakeFunctions(observeWindow: Duration, observeMaxConcurrency: number): void {
