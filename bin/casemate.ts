@@ -33,5 +33,6 @@ try {
 } catch (error) {
   if (!(error instanceof ContextError || error instanceof SettingsError)) throw error;
   process.stderr.write(`${error.message}\n`);
-  process.exitCode = 1;
+  // At once: the app would synthesize half a stack before it ends by itself.
+  process.exit(1);
 }
