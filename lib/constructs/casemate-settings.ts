@@ -43,7 +43,7 @@ export interface CasemateSettings {
    */
   readonly apiOrigin?: string;
   /**
-   * Certificates, PEM, of those whose identity documents are believed instead of AWS's.
+   * Certificate, PEM, of the one whose identity documents are believed instead of AWS's.
    * Only with `callerIdentity: 'embedded'`.
    * @default - AWS's own regional certificates
    */
@@ -164,9 +164,11 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
       );
       return;
     }
-    const blocks = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
-    if (blocks.length === 0 || !blocks.every(isCertificate)) {
-      fault('identityIssuers', 'is no PEM certificate: give the text from -----BEGIN CERTIFICATE----- on');
+    if (!/^-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\s*$/.test(pem) || !isCertificate(pem)) {
+      fault(
+        'identityIssuers',
+        'is not one PEM certificate: give the text from -----BEGIN CERTIFICATE----- on',
+      );
     } else if (Buffer.byteLength(pem) > PEM_MAX) {
       fault(
         'identityIssuers',

@@ -176,7 +176,6 @@ function disksWithoutKey(): cloudwatch.Metric {
     dimensionsMap: { service: 'sweep' },
     statistic: 'Maximum',
     period: PERIOD,
-    label: 'disks',
   });
 }
 

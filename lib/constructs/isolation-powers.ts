@@ -24,11 +24,7 @@ export class IsolationPowers extends Construct {
     role.addToPolicy(
       new iam.PolicyStatement({
         sid: 'LookAtInterfacesAndGroups',
-        actions: [
-          'ec2:DescribeNetworkInterfaces',
-          'ec2:DescribeSecurityGroupRules',
-          'ec2:DescribeSecurityGroups',
-        ],
+        actions: ['ec2:DescribeNetworkInterfaces', 'ec2:DescribeSecurityGroups'],
         resources: ['*'],
         conditions: { StringEquals: { 'aws:RequestedRegion': Aws.REGION } },
       }),

@@ -41,7 +41,7 @@ export class StateTable extends Construct {
     const allow = (sid: string, actions: string[], of: readonly PartitionKind[]) => {
       if (of.length > 0) role.addToPolicy(this.statement(sid, actions, of));
     };
-    allow('ReadItsKinds', ['dynamodb:BatchGetItem', 'dynamodb:GetItem'], reads);
+    allow('ReadItsKinds', ['dynamodb:BatchGetItem'], reads);
     allow('PutItsKinds', ['dynamodb:PutItem'], puts);
     allow('UpdateItsKinds', ['dynamodb:UpdateItem'], updates);
     this.keys.grantStateThrough(role, puts.length + updates.length > 0 ? 'table' : 'table-to-read');
