@@ -60,6 +60,7 @@ describe('the stack', () => {
         'BusName',
         'ApiId',
         'ApiOrigin',
+        'ApiUrl',
         'AgentPolicyArn',
         'AgentInstanceProfileName',
         'RejectedQueueUrl',
@@ -80,6 +81,17 @@ describe('the stack', () => {
     expect(kept).toEqual(
       expect.arrayContaining(['AWS::KMS::Key', 'AWS::KMS::Key', 'AWS::DynamoDB::GlobalTable']),
     );
+  });
+
+  test('keeps the names of what holds keys: under another one it would be made anew, and empty', () => {
+    const holding = Object.entries(
+      Template.fromStack(main).toJSON().Resources as Record<string, { Type: string }>,
+    ).filter(([, { Type }]) => ['AWS::KMS::Key', 'AWS::DynamoDB::GlobalTable'].includes(Type));
+    expect(holding.map(([id]) => id).sort()).toEqual([
+      'CasemateKeysDisksCEEA359F',
+      'CasemateKeysStateA23779CA',
+      'CasemateStateTableF7F99ACD',
+    ]);
   });
 
   test('leaves to the operations stack what the embedded cloud refuses', () => {

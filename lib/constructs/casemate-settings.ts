@@ -97,13 +97,7 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
     300,
     'SQS gathers for at most 5 minutes',
   );
-  durationFault(
-    'reportMaxAge',
-    settings.reportMaxAge,
-    300,
-    86_400,
-    'agents report every few minutes, and a report a day old proves nothing',
-  );
+  durationFault('reportMaxAge', settings.reportMaxAge, 60, 86_400, 'a report a day old proves nothing');
   const concurrency = settings.observeMaxConcurrency;
   if (
     concurrency !== undefined &&

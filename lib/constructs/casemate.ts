@@ -1,4 +1,4 @@
-import { Aws, Duration, Stack, Token, Validations } from 'aws-cdk-lib';
+import { Annotations, Aws, Duration, Stack, Token, Validations } from 'aws-cdk-lib';
 import * as events from 'aws-cdk-lib/aws-events';
 import * as targets from 'aws-cdk-lib/aws-events-targets';
 import * as iam from 'aws-cdk-lib/aws-iam';
@@ -47,6 +47,9 @@ const NO_ACCOUNT = '000000000000';
 
 /** As long as a batch of VMs may take; its queue waits six times that. */
 const QUEUE_FUNCTION_TIMEOUT = Duration.minutes(1);
+
+/** agent/config.ts */
+const DEFAULT_REPORT_INTERVAL_SECONDS = 300;
 
 const SWEEP_EVERY = Duration.minutes(5);
 
@@ -225,6 +228,13 @@ export class Casemate extends Construct {
     if (Token.isUnresolved(region))
       faults.push('env.region is missing on the stack: say which Region it is for');
     if (faults.length > 0) throw new SettingsError(`${this.node.path}:\n  ${faults.join('\n  ')}`);
+    const maxAge = props.reportMaxAge;
+    if (maxAge && !maxAge.isUnresolved() && maxAge.toSeconds() < 2 * DEFAULT_REPORT_INTERVAL_SECONDS) {
+      Annotations.of(this).addWarningV2(
+        'casemate:report-max-age',
+        `reportMaxAge is ${maxAge.toSeconds()} s and agents report every ${DEFAULT_REPORT_INTERVAL_SECONDS} s unless configured: one report that is late would put VMs back into probation`,
+      );
+    }
   }
 
   private wakeFunctions(observeWindow: Duration, observeMaxConcurrency: number): void {

@@ -16,7 +16,7 @@ const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
 export const METRICS_NAMESPACE = 'Casemate';
 
 /** What all functions of a deployment share. */
-export interface FunctionDefaults {
+interface FunctionDefaults {
   readonly architecture: lambda.Architecture;
   readonly logRetention: logs.RetentionDays;
   readonly logLevel: string;

@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { Duration, Stack } from 'aws-cdk-lib';
+import { Annotations, Match } from 'aws-cdk-lib/assertions';
 import { createIdentityIssuer } from '../../bin/local/identity-issuer.ts';
 import { SettingsError, settingFaults } from '../../lib/constructs/casemate-settings.ts';
 import { Casemate, type CasemateProps } from '../../lib/index.ts';
@@ -48,9 +49,9 @@ const REFUSED: [string, CasemateProps, RegExp][] = [
   ],
   ['half a batch', { observeMaxConcurrency: 2.5 }, /^observeMaxConcurrency is 2.5: use a whole number/],
   [
-    'a report that goes stale before the next one can come',
-    { reportMaxAge: Duration.minutes(4) },
-    /^reportMaxAge is 240 s: use whole seconds from 300 to 86400/,
+    'a report that goes stale at once',
+    { reportMaxAge: Duration.seconds(59) },
+    /^reportMaxAge is 59 s: use whole seconds from 60 to 86400/,
   ],
   ['a report that never goes stale', { reportMaxAge: Duration.days(2) }, /^reportMaxAge is 172800 s/],
   [
@@ -155,6 +156,16 @@ describe('wrong settings', () => {
 });
 
 describe('right settings', () => {
+  test('that would put VMs back into probation for one late report are warned of', () => {
+    const stack = new Stack(testApp(), 'Test', { env: ENV });
+    new Casemate(stack, 'Casemate', { reportMaxAge: Duration.minutes(5) });
+    const warnings = Annotations.fromStack(stack).findWarning(
+      '*',
+      Match.stringLikeRegexp('reportMaxAge is 300 s'),
+    );
+    expect(warnings).toHaveLength(1);
+  });
+
   test.each<[string, CasemateProps, typeof ENV]>([
     ['none at all', {}, ENV],
     [
