@@ -88,6 +88,7 @@ export class PipelineFunction extends Construct {
         target: 'node24',
         minify: true,
         sourceMap: false,
+        logLevel: nodejs.LogLevel.WARNING,
         mainFields: ['module', 'main'],
         // The SDK that was tested is the SDK that runs; the runtime's own changes under us.
         bundleAwsSDK: true,

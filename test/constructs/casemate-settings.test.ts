@@ -1,4 +1,4 @@
-import { describe, expect, test } from '@jest/globals';
+import { describe, expect, jest, test } from '@jest/globals';
 import { Duration, Stack } from 'aws-cdk-lib';
 import { Annotations, Match } from 'aws-cdk-lib/assertions';
 import { createIdentityIssuer } from '../../bin/local/identity-issuer.ts';
@@ -157,6 +157,8 @@ describe('wrong settings', () => {
 
 describe('right settings', () => {
   test('that would put VMs back into probation for one late report are warned of', () => {
+    // The CDK prints every warning as well.
+    jest.spyOn(console, 'error').mockImplementation(() => {});
     const stack = new Stack(testApp(), 'Test', { env: ENV });
     new Casemate(stack, 'Casemate', { reportMaxAge: Duration.minutes(5) });
     const warnings = Annotations.fromStack(stack).findWarning(
