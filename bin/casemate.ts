@@ -4,6 +4,7 @@ import * as lambda from 'aws-cdk-lib/aws-lambda';
 import * as sns from 'aws-cdk-lib/aws-sns';
 import { AwsSolutionsChecks } from 'cdk-nag';
 import { CasemateStack } from '../lib/casemate-stack.ts';
+import { SettingsError } from '../lib/constructs/casemate-settings.ts';
 import { ContextError, readContext } from '../lib/constructs/context.ts';
 import { OperationsStack } from '../lib/operations-stack.ts';
 
@@ -30,7 +31,8 @@ try {
   });
   new OperationsStack(app, 'CasemateOperations', { env, casemate });
 } catch (error) {
-  if (!(error instanceof ContextError)) throw error;
+  if (!(error instanceof ContextError || error instanceof SettingsError)) throw error;
   process.stderr.write(`${error.message}\n`);
-  process.exitCode = 1;
+  // At once: the app would synthesize half a stack before it ends by itself.
+  process.exit(1);
 }

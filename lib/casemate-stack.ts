@@ -28,7 +28,8 @@ export class CasemateStack extends Stack {
     output('StateKeyArn', casemate.keys.state.keyArn, 'Encrypts the table; kept when the stack is deleted');
     output('BusName', casemate.bus.bus.eventBusName, 'The Casemate bus');
     output('ApiId', casemate.api.api.restApiId, 'REST API that agents call, stage v1');
-    output('ApiOrigin', casemate.apiOrigin, 'Origin to configure agents with');
+    output('ApiOrigin', casemate.apiOrigin, 'What agents sign: scheme and host');
+    output('ApiUrl', `${casemate.apiOrigin}/v1`, 'The apiUrl that agents are configured with');
     output('AgentPolicyArn', casemate.agents.policy.managedPolicyArn, 'Attach it to the roles of your VMs');
     output(
       'AgentInstanceProfileName',

@@ -64,6 +64,11 @@ export interface CasemateSettings {
   readonly apiVpcEndpointIds?: readonly string[];
 }
 
+/** Casemate cannot be deployed like this. The message names every wrong setting, and what to do about it. */
+export class SettingsError extends Error {
+  override readonly name = 'SettingsError';
+}
+
 /** A fault of the settings: which one, what is wrong and what to do. */
 export interface SettingFault {
   readonly setting: keyof CasemateSettings;
@@ -92,13 +97,7 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
     300,
     'SQS gathers for at most 5 minutes',
   );
-  durationFault(
-    'reportMaxAge',
-    settings.reportMaxAge,
-    300,
-    86_400,
-    'agents report every few minutes, and a report a day old proves nothing',
-  );
+  durationFault('reportMaxAge', settings.reportMaxAge, 60, 86_400, 'a report a day old proves nothing');
   const concurrency = settings.observeMaxConcurrency;
   if (
     concurrency !== undefined &&

@@ -14,6 +14,7 @@ import {
   type CasemateSettings,
   DEFAULT_OBSERVE_BATCH_WINDOW,
   DEFAULT_REPORT_MAX_AGE,
+  SettingsError,
   settingFaults,
 } from './casemate-settings.ts';
 import { CustomerKeys } from './customer-keys.ts';
@@ -46,6 +47,9 @@ const NO_ACCOUNT = '000000000000';
 
 /** As long as a batch of VMs may take; its queue waits six times that. */
 const QUEUE_FUNCTION_TIMEOUT = Duration.minutes(1);
+
+/** agent/config.ts */
+const DEFAULT_REPORT_INTERVAL_SECONDS = 300;
 
 const SWEEP_EVERY = Duration.minutes(5);
 
@@ -213,18 +217,24 @@ export class Casemate extends Construct {
     });
   }
 
+  /** @throws SettingsError */
   private refuseWrongSettings(props: CasemateProps): void {
-    for (const { setting, message } of settingFaults(props)) {
-      Annotations.of(this).addError(`${setting} ${message}`);
-    }
+    const faults = settingFaults(props).map(({ setting, message }) => `${setting} ${message}`);
     const { account, region } = Stack.of(this);
-    if (Token.isUnresolved(region)) {
-      // Thrown, as the table cannot be rendered at all: its customer key is a setting of its replica.
-      throw new Error('Casemate needs to know its Region: set `env: { region }` on the stack that holds it');
-    }
     if (props.callerIdentity === 'embedded' && !Token.isUnresolved(account) && account !== NO_ACCOUNT) {
-      Annotations.of(this).addError(
+      faults.push(
         `callerIdentity "embedded" believes callers that nobody authorised, and ${account} is a real account: use "iam"`,
+      );
+    }
+    // The table's customer key is a setting of its replica, which has to be named.
+    if (Token.isUnresolved(region))
+      faults.push('env.region is missing on the stack: say which Region it is for');
+    if (faults.length > 0) throw new SettingsError(`${this.node.path}:\n  ${faults.join('\n  ')}`);
+    const maxAge = props.reportMaxAge;
+    if (maxAge && !maxAge.isUnresolved() && maxAge.toSeconds() < 2 * DEFAULT_REPORT_INTERVAL_SECONDS) {
+      Annotations.of(this).addWarningV2(
+        'casemate:report-max-age',
+        `reportMaxAge is ${maxAge.toSeconds()} s and agents report every ${DEFAULT_REPORT_INTERVAL_SECONDS} s unless configured: one report that is late would put VMs back into probation`,
       );
     }
   }

@@ -6,7 +6,7 @@ import type { WorkQueue } from './work-queue.ts';
  * The EC2 calls after which a VM can differ from what was last seen of it. CloudTrail tells of them only
  * where a trail logs management events.
  */
-export const EC2_CALLS = [
+const EC2_CALLS = [
   'RunInstances',
   'CreateVolume',
   'AttachVolume',

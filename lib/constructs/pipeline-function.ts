@@ -16,7 +16,7 @@ const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
 export const METRICS_NAMESPACE = 'Casemate';
 
 /** What all functions of a deployment share. */
-export interface FunctionDefaults {
+interface FunctionDefaults {
   readonly architecture: lambda.Architecture;
   readonly logRetention: logs.RetentionDays;
   readonly logLevel: string;
@@ -88,6 +88,7 @@ export class PipelineFunction extends Construct {
         target: 'node24',
         minify: true,
         sourceMap: false,
+        logLevel: nodejs.LogLevel.WARNING,
         mainFields: ['module', 'main'],
         // The SDK that was tested is the SDK that runs; the runtime's own changes under us.
         bundleAwsSDK: true,
