@@ -41,6 +41,8 @@ export interface Certificate {
   /** Hex of the DER AlgorithmIdentifier that the issuer signed with, parameters included. */
   readonly signatureAlgorithm: string;
   readonly publicKey: KeyObject;
+  /** Lower-case hex SHA-256 of the public key's SPKI. */
+  readonly keyFingerprint: string;
   readonly extensions: ReadonlyMap<string, Extension>;
   /** `undefined` without the extension; `pathLength` undefined when not limited. */
   readonly basicConstraints: { readonly ca: boolean; readonly pathLength: number | undefined } | undefined;
@@ -86,6 +88,7 @@ export function parseCertificate(der: Uint8Array): Certificate {
     notAfter: x509.validToDate,
     signatureAlgorithm: hex(whole(algorithm)),
     publicKey: readKey(x509),
+    keyFingerprint: hex(sha256(whole(publicKey))),
     extensions: byOid,
     basicConstraints: parseBasicConstraints(byOid.get(extensionOid.basicConstraints)),
     keyUsage: parseKeyUsage(byOid.get(extensionOid.keyUsage)),

@@ -18,7 +18,7 @@ const understoodExtensions = new Set(['2.5.29.15', '2.5.29.19']);
 
 export interface ChainRules {
   readonly at: Date;
-  /** SHA-256 fingerprints of the roots that count, lower-case hex. */
+  /** SHA-256 fingerprints of the roots that count, of the certificate or of its key, lower-case hex. */
   readonly roots: readonly string[];
   /** AlgorithmIdentifiers (hex DER) that certificates may be signed with. */
   readonly algorithms: readonly string[];
@@ -59,7 +59,7 @@ export function verifyChain(chain: readonly Certificate[], rules: ChainRules): v
   const [leaf, ...authorities] = chain;
   const root = authorities.at(-1);
   if (!leaf || !root) throw new EvidenceError('CHAIN_INCOMPLETE', `${chain.length} certificates`);
-  if (!rules.roots.includes(root.fingerprint)) {
+  if (!rules.roots.includes(root.fingerprint) && !rules.roots.includes(root.keyFingerprint)) {
     throw new EvidenceError('ROOT_NOT_PINNED', `${root.subjectText}, SHA-256 ${root.fingerprint}`);
   }
   chain.forEach((certificate, index) => {
