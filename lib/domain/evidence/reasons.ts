@@ -20,6 +20,10 @@ export const REASONS = {
     'The input is larger than this format can ever be; it was not parsed.',
     'Send one piece of evidence at a time, without what a tool printed around it.',
   ),
+  UNFORESEEN: malformed(
+    'The verifier stumbled over something that it did not foresee; that is never an acceptance.',
+    'Report it with the evidence: it is a defect of Casemate.',
+  ),
   BASE64_INVALID: malformed(
     'The text is not strict base64 (alphabet, padding, line breaks).',
     'Send the text exactly as the metadata service or tool printed it.',

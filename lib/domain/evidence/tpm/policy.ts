@@ -1,3 +1,4 @@
+import type { KeyObject } from 'node:crypto';
 import { equalBytes } from '../bytes.ts';
 import { expectGeneration } from '../expect.ts';
 import type { Generation } from '../rollout.ts';
@@ -18,12 +19,12 @@ export const defaultTpmPolicy: TpmPolicy = { banks: ['sha256', 'sha384', 'sha512
 /** What the caller knows of this one quote. */
 export interface TpmExpectation {
   readonly nonce?: Uint8Array | undefined;
-  /** What says that the key is of this VM's TPM (binding.ts); left out: the caller vouches for the key. */
-  readonly keyIsBound?: boolean | undefined;
+  /** Whether the key is of this VM's TPM (binding.ts); left out: the caller vouches for the key. */
+  readonly keyIsBound?: ((key: KeyObject) => boolean) | undefined;
 }
 
 export function judgeTpm(
-  { quote, pcrs }: TpmEvidence,
+  { quote, ak, pcrs }: TpmEvidence,
   policy: TpmPolicy,
   expected: TpmExpectation,
   at: Date,
@@ -40,7 +41,7 @@ export function judgeTpm(
   if (expected.nonce === undefined) checks.skip('nonce', 'none is expected');
   else checks.expect('nonce', equalBytes(quote.extraData, expected.nonce), 'NONCE_MISMATCH');
   if (expected.keyIsBound === undefined) checks.skip('key is of this VM’s TPM', 'the caller vouches for it');
-  else checks.expect('key is of this VM’s TPM', expected.keyIsBound, 'TPM_KEY_NOT_BOUND');
+  else checks.expect('key is of this VM’s TPM', expected.keyIsBound(ak.key), 'TPM_KEY_NOT_BOUND');
   if (policy.generations.length === 0) checks.skip('measurement', 'no generations are named');
   else {
     const longest = banks.toSorted().at(-1);
