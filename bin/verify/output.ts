@@ -22,7 +22,8 @@ export function asText(verdict: Verdict, name: string, colours: boolean): string
     lines.push(`${isLast ? '└─' : '├─'} ${mark}  ${printable(label(check))}`);
     if (check.outcome === 'fail' && check.reason) {
       const { meaning, action } = REASONS[check.reason];
-      for (const text of [meaning, action]) lines.push(`${isLast ? '  ' : '│ '}          ${paint('dim', text)}`);
+      for (const text of [meaning, action])
+        lines.push(`${isLast ? '  ' : '│ '}          ${paint('dim', text)}`);
     }
   });
   return `${lines.join('\n')}\n`;

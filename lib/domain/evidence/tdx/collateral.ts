@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { requireSize } from '../bytes.ts';
 import { type Certificate, parsePem } from '../certificate.ts';
-import { signatureAlgorithms, verifyChain } from '../chain.ts';
+import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
 import { parseCrl, type RevocationList, requireNotRevoked } from './crl.ts';
 import { isSigned, type TdxTrust } from './verify.ts';
@@ -91,7 +91,7 @@ export interface Collateral {
 }
 
 /** Reads collateral; each text is kept exactly as it stands, since that is what Intel signed. */
-export function parseCollateral(bytes: Uint8Array): Collateral {
+export function parseCollateral(bytes: Uint8Array, cache?: ChainCache): Collateral {
   requireSize(bytes, maxCollateralBytes);
   const file = parse(fileSchema, new TextDecoder().decode(bytes), 'the file');
   return {
@@ -101,12 +101,12 @@ export function parseCollateral(bytes: Uint8Array): Collateral {
       {
         text: file.tcb_info,
         signature: Buffer.from(file.tcb_info_signature, 'hex'),
-        chain: parsePem(file.tcb_info_issuer_chain),
+        chain: parsePem(file.tcb_info_issuer_chain, cache?.read),
       },
       {
         text: file.qe_identity,
         signature: Buffer.from(file.qe_identity_signature, 'hex'),
-        chain: parsePem(file.qe_identity_issuer_chain),
+        chain: parsePem(file.qe_identity_issuer_chain, cache?.read),
       },
     ],
     pckCrl: parseCrl(Buffer.from(file.pck_crl, 'hex')),

@@ -44,8 +44,8 @@ export function verifyTdx(input: TdxInput): Verdict<TdxClaims> {
   return judge({
     format: 'tdx',
     parse: () => ({
-      evidence: readTdxEvidence(parseTdxQuote(input.quote)),
-      collateral: input.collateral && parseCollateral(input.collateral),
+      evidence: readTdxEvidence(parseTdxQuote(input.quote), cache),
+      collateral: input.collateral && parseCollateral(input.collateral, cache),
     }),
     verify: ({ evidence, collateral }, checks) => {
       const trusted = verifyTdxEvidence(evidence, trust, checks);

@@ -19,8 +19,8 @@ export interface TdxEvidence {
   readonly platform: Platform;
 }
 
-export function readTdxEvidence(quote: TdxQuote): TdxEvidence {
-  const chain = parsePem(quote.pckChain);
+export function readTdxEvidence(quote: TdxQuote, cache?: ChainCache): TdxEvidence {
+  const chain = parsePem(quote.pckChain, cache?.read);
   const [leaf] = chain;
   if (!leaf) throw new EvidenceError('CHAIN_INCOMPLETE', 'no certificates in the quote');
   return { quote, chain, platform: readPlatform(leaf) };
