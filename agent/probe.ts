@@ -12,9 +12,25 @@ export interface ProbeOptions {
   readonly root?: string | undefined;
 }
 
+/** Memory for keys, as the addon gives it; agent/secure-memory.ts says what each does. */
+export interface NativeSecureMemory {
+  readonly size: number;
+  readonly backing: 'memfd_secret' | 'locked';
+  readonly address: string;
+  take(source: Uint8Array, offset: number): void;
+  randomize(): void;
+  equals(bytes: Uint8Array): boolean;
+  equalsMemory(other: NativeSecureMemory): boolean;
+  writeTo(fd: number): void;
+  readFrom(fd: number): number;
+  use<T>(callback: (view: Uint8Array<ArrayBuffer>) => T): T;
+  release(): void;
+}
+
 /** What the addon exports: native/src/binding.c. */
 interface Native {
   probe(options: ProbeOptions): string;
+  SecureMemory: new (size: number) => NativeSecureMemory;
 }
 
 /**
@@ -37,7 +53,8 @@ export class NativeAddonError extends Error {
 
 let loaded: Native | undefined;
 
-function load(): Native {
+/** The addon, loaded once. */
+export function nativeAddon(): Native {
   if (loaded !== undefined) return loaded;
   const path = fileURLToPath(new URL('../native/build/casemate.node', import.meta.url));
   try {
@@ -50,7 +67,7 @@ function load(): Native {
 
 /** Looks at this machine, or at a recorded one. What cannot be seen is `unknown`, with a reason. */
 export function probe(options: ProbeOptions = {}): ProbeResult {
-  const native = load();
+  const native = nativeAddon();
   let json: string;
   try {
     json = native.probe(options);
