@@ -38,6 +38,7 @@ export const PLANS: readonly VmPlan[] = [
   { name: 'this-host', inScope: true, interfaces: 1, dataVolumes: 1, sevSnp: false },
   {
     name: 'two-interfaces',
+    machine: 'qemu-tcg-epyc',
     inScope: true,
     interfaces: 2,
     dataVolumes: 2,
