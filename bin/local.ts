@@ -8,7 +8,7 @@ import { EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { Command } from 'commander';
 import { Listr, ListrLogger, ProcessOutput } from 'listr2';
 import type { VmRecord } from '../lib/domain/convergence.ts';
-import { LOCAL_ENVIRONMENT } from './cli/connection.ts';
+import { LOCAL_ENVIRONMENT, type LocalEnvironment, runningLocally } from './cli/connection.ts';
 import { readFleet } from './cli/fleet.ts';
 import { fleetTable } from './cli/table.ts';
 import { viewOf } from './cli/view.ts';
@@ -36,6 +36,14 @@ const options = new Command('npm start --')
 if (!Number.isFinite(options.timeout) || options.timeout <= 0) {
   process.stderr.write('npm start: --timeout takes a number of seconds\n');
   process.exit(2);
+}
+
+const other = options.once ? undefined : runningLocally();
+if (other) {
+  process.stderr.write(
+    `npm start: an embedded cloud runs in this project already (process ${other.pid}): stop it first\n`,
+  );
+  process.exit(1);
 }
 
 /** Everything that must be undone at the end, last first. */
@@ -136,7 +144,8 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
       const agents = startAgents({ python: state.python, emulators, outputs, metadata, folder, ec2 });
       cleanups.push(() => agents.stop());
       state.network = await createNetwork(ec2);
-      const environment = {
+      if (options.once) return; // gone before anybody could look
+      const environment: LocalEnvironment = {
         pid: process.pid,
         region: REGION,
         endpoint: emulators.aws,

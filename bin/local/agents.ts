@@ -8,10 +8,9 @@ import type { Outputs } from './deploy.ts';
 import { awsEnvironment, type Emulators, REGION } from './emulators.ts';
 import type { MetadataServer } from './metadata.ts';
 import { type Service, startService } from './process.ts';
-import { MACHINE_TAG, PROTECT_TAG } from './vms.ts';
+import { MACHINE_TAG, MACHINES, PROTECT_TAG } from './vms.ts';
 
 const AGENT = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
-const MACHINES = fileURLToPath(new URL('../../test/fixtures/machines', import.meta.url));
 
 export interface AgentSurroundings {
   readonly python: string;

@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import {
   AuthorizeSecurityGroupIngressCommand,
   CreateSecurityGroupCommand,
@@ -32,6 +33,9 @@ export interface VmPlan {
 export const PROTECT_TAG = 'casemate:protect';
 /** Which recorded machine the agent of a VM probes here; this cloud's alone. */
 export const MACHINE_TAG = 'casemate-local:machine';
+
+/** Recorded machines that agents can probe in place of this host. */
+export const MACHINES = fileURLToPath(new URL('../../test/fixtures/machines', import.meta.url));
 
 /** The four VMs of `npm start`. */
 export const PLANS: readonly VmPlan[] = [
