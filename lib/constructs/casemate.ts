@@ -307,7 +307,7 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(enrol.role, ['Enrolment Refused']);
 
     this.keys.grantWrap(issue.role);
-    grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeVolumes']);
+    grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
     new IsolationPowers(this, 'IsolationPowers', { role: isolate.role });
 
