@@ -30,7 +30,7 @@ export async function enrol(
   key: AgentKey,
 ): Promise<'enrolled' | 'already-enrolled'> {
   const { instanceId } = identity;
-  const { nonce } = await api.post('/v1/challenges', { instanceId, purpose: 'enrol' }, challengeResponse);
+  const { nonce } = await api.post('/challenges', { instanceId, purpose: 'enrol' }, challengeResponse);
   const bytes = signedBytes({
     purpose: 'enrol',
     apiOrigin: new URL(config.apiUrl).origin,
@@ -41,7 +41,7 @@ export async function enrol(
     agentPublicKey: key.publicKey,
   });
   const { status } = await api.post(
-    '/v1/enrolments',
+    '/enrolments',
     {
       instanceId,
       nonce,

@@ -10,10 +10,14 @@ export class ConnectionError extends Error {
 }
 
 /** What `npm start` writes for the CLI while it runs. */
-export const localEnvironment = z.looseObject({
+const localEnvironment = z.object({
   pid: z.number().int(),
   region: z.string(),
   endpoint: z.url(),
+  ec2Endpoint: z.url(),
+  /** Logs, events and the homes of the agents. */
+  folder: z.string(),
+  network: z.object({ imageId: z.string(), subnetId: z.string(), web: z.string(), admin: z.string() }),
   outputs: z.record(z.string(), z.string()),
 });
 export const LOCAL_ENVIRONMENT = new URL('../../.local/environment.json', import.meta.url);
@@ -40,16 +44,13 @@ export async function connect(stackName: string): Promise<Connection> {
     return connection(new DynamoDBClient(options), local.outputs, 'the embedded cloud');
   }
   const cloudformation = new CloudFormationClient({});
-  let answer: Awaited<ReturnType<typeof describe>>;
-  const describe = () => cloudformation.send(new DescribeStacksCommand({ StackName: stackName }));
-  try {
-    answer = await describe();
-  } catch (error) {
+  const describe = new DescribeStacksCommand({ StackName: stackName });
+  const answer = await cloudformation.send(describe).catch((error: unknown) => {
     throw new ConnectionError(
       `no embedded cloud runs here (npm start), and stack ${stackName} cannot be read in AWS: ${error instanceof Error ? error.message : error}`,
       { cause: error },
     );
-  }
+  });
   const outputs = Object.fromEntries(
     (answer.Stacks?.[0]?.Outputs ?? []).map((o) => [o.OutputKey ?? '', o.OutputValue ?? '']),
   );
@@ -65,7 +66,10 @@ function connection(dynamodb: DynamoDBClient, outputs: Record<string, string>, w
   return { dynamodb, tableName, mode: parsed.data, where };
 }
 
-function runningLocally(): z.infer<typeof localEnvironment> | undefined {
+export type LocalEnvironment = z.infer<typeof localEnvironment>;
+
+/** The embedded cloud that runs in this project, if one does. */
+export function runningLocally(): LocalEnvironment | undefined {
   let text: string;
   try {
     text = readFileSync(LOCAL_ENVIRONMENT, 'utf8');

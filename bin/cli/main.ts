@@ -3,15 +3,14 @@ import { Command } from 'commander';
 import { divergences, type VmRecord } from '../../lib/domain/convergence.ts';
 import { instanceId } from '../../lib/domain/ids.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
+import { verifyCommand } from '../verify/index.ts';
 import { type Connection, ConnectionError, connect } from './connection.ts';
+import { eventsCommand } from './events.ts';
 import { readFleet } from './fleet.ts';
+import { localCommand } from './local.ts';
 import { fleetTable } from './table.ts';
+import { UsageError } from './usage.ts';
 import { viewOf } from './view.ts';
-
-/** The words of the command line are off. */
-class UsageError extends Error {
-  override readonly name = 'UsageError';
-}
 
 const program = new Command('casemate')
   .description('Every VM earns its disk key: see what Casemate knows and decided')
@@ -117,6 +116,10 @@ program
     }
     print('facts that policy read: casemate show --json');
   });
+
+program.addCommand(eventsCommand());
+program.addCommand(localCommand());
+program.addCommand(verifyCommand());
 
 interface Decision {
   readonly at: string;

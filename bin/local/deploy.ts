@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { CloudFormationClient, paginateListStackResources } from '@aws-sdk/client-cloudformation';
 import { DynamoDBClient, UpdateTimeToLiveCommand } from '@aws-sdk/client-dynamodb';
@@ -11,10 +12,11 @@ export const STACK = 'Casemate';
 /** Outputs of the deployed stack, by name. */
 export type Outputs = Record<string, string>;
 
-const CDK = ['npx', '--no-install', 'cdk'] as const;
+/** The CDK's own program, by path: `npx` looks from the working directory. */
+const CDK = [process.execPath, createRequire(import.meta.url).resolve('aws-cdk/bin/cdk')] as const;
 
 export async function bootstrap(emulators: Emulators, folder: string, signal: AbortSignal): Promise<void> {
-  await runToEnd([...CDK, 'bootstrap', `aws://${ACCOUNT}/${REGION}`, '--app', ''], {
+  await runToEnd([...CDK, 'bootstrap', `aws://${ACCOUNT}/${REGION}`], {
     log: join(folder, 'cdk.log'),
     env: cdkEnvironment(emulators),
     cwd: folder, // outside of the project, so that its app is not synthesized for this
@@ -35,7 +37,7 @@ export async function deploy(
     mode: 'enforce',
     callerIdentity: 'embedded',
     apiOrigin: emulators.aws,
-    identityIssuers: identityIssuer,
+    identityIssuers: JSON.stringify(identityIssuer), // in one line: the CDK cuts a value at its first line end
     probationEgress: 'https-anywhere',
     observeBatchWindowSeconds: '1',
     terminationProtection: 'false',

@@ -8,6 +8,7 @@ export const ACCOUNT = '000000000000';
 export const REGION = 'us-east-1';
 export const CREDENTIALS = { accessKeyId: 'test', secretAccessKey: 'test' } as const;
 
+const AWS_SERVER = fileURLToPath(new URL('./aws_server.py', import.meta.url));
 const MOTO_SERVER = fileURLToPath(new URL('./moto_server.py', import.meta.url));
 
 export interface Emulators {
@@ -56,7 +57,7 @@ export async function startEmulators(python: string, folder: string): Promise<Em
       env: { ...baseEnvironment(), MOTO_ACCOUNT_ID: ACCOUNT },
     });
     started.push(moto);
-    const ministack = startService(python, [python, '-m', 'ministack'], {
+    const ministack = startService(python, [python, AWS_SERVER], {
       log: join(folder, 'aws.log'),
       cwd: state,
       env: {
@@ -67,6 +68,7 @@ export async function startEmulators(python: string, folder: string): Promise<Em
         GATEWAY_PORT: String(awsPort),
         MINISTACK_ACCOUNT_ID: ACCOUNT,
         MINISTACK_REGION: REGION,
+        IOT_MTLS_ENABLED: '0', // it would listen on every interface
         PERSIST_STATE: '0',
         STATE_DIR: state,
         S3_DATA_DIR: join(state, 's3'),

@@ -62,6 +62,7 @@ export class Casemate extends Construct {
   readonly state: StateTable;
   readonly bus: EventBus;
   readonly api: AgentApi;
+  readonly mode: 'observe' | 'enforce';
   /** Scheme and host that agents are configured with. */
   readonly apiOrigin: string;
   readonly agents: AgentAccess;
@@ -74,6 +75,7 @@ export class Casemate extends Construct {
   constructor(scope: Construct, id: string, props: CasemateProps = {}) {
     super(scope, id);
     this.refuseWrongSettings(props);
+    this.mode = props.mode ?? 'observe';
 
     this.keys = new CustomerKeys(this, 'Keys');
     this.keys.allowRulesToFillQueues();
@@ -121,7 +123,7 @@ export class Casemate extends Construct {
       API_ORIGIN: this.apiOrigin,
       CALLER_IDENTITY: props.callerIdentity ?? 'iam',
     };
-    const mode = { MODE: props.mode ?? 'observe' };
+    const mode = { MODE: this.mode };
     const queueFunction = { timeout: QUEUE_FUNCTION_TIMEOUT, memorySize: 512 };
     this.functions = {
       'observe-vm': new PipelineFunction(this, 'ObserveVm', {
@@ -305,7 +307,7 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(enrol.role, ['Enrolment Refused']);
 
     this.keys.grantWrap(issue.role);
-    grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeVolumes']);
+    grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
     new IsolationPowers(this, 'IsolationPowers', { role: isolate.role });
 

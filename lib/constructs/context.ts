@@ -39,7 +39,7 @@ const schema = z.strictObject({
   mode: z.enum(['observe', 'enforce']).optional(),
   callerIdentity: z.enum(['iam', 'embedded']).optional(),
   apiOrigin: z.string().optional(),
-  identityIssuers: z.string().optional(),
+  identityIssuers: z.preprocess(fromText, z.string()).optional(),
   probationEgress: probationEgress.optional(),
   observeBatchWindowSeconds: number.optional(),
   observeMaxConcurrency: number.optional(),

@@ -13,10 +13,10 @@ export const factId = z
 export const factSchema = z.strictObject({
   id: factId,
   state: z.enum(['present', 'absent', 'unknown']),
-  value: z.union([z.string().max(512), z.number(), z.boolean()]).optional(),
-  reason: z.string().max(512).optional(),
-  evidence: z.string().max(512),
-  hint: z.string().max(512).optional(),
+  value: z.union([z.string().max(1024), z.number(), z.boolean()]).optional(),
+  reason: z.string().max(1024).optional(),
+  evidence: z.string().max(1024),
+  hint: z.string().max(1024).optional(),
 });
 export type Fact = z.infer<typeof factSchema>;
 
@@ -35,10 +35,29 @@ export interface SourcedFact {
   readonly value?: string | number | boolean | undefined;
 }
 
+/** The machine in short; null where it could not be told. */
+export const probeMachine = z.strictObject({
+  architecture: z.string(),
+  /** Where the CPUID leaves come from: `none` on a processor that has no CPUID. */
+  cpuid: z.enum(['processor', 'recording', 'none']),
+  /** Where files come from: `none` when only a recorded CPUID was given. */
+  files: z.enum(['system', 'recording', 'none']),
+  vendor: z.string().nullable(),
+  brand: z.string().nullable(),
+  signature: z.string().nullable(),
+  family: z.number().int().nullable(),
+  model: z.number().int().nullable(),
+  stepping: z.number().int().nullable(),
+  maxLeaf: z.string().nullable(),
+  maxExtendedLeaf: z.string().nullable(),
+  hypervisor: z.string().nullable(),
+  kernel: z.string().nullable(),
+});
+
 /** What `casemate-probe --json` prints and the addon returns. */
-export const probeResultSchema = z.strictObject({
-  schema: z.literal('casemate.probe/1'),
-  machine: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+export const probeResult = z.strictObject({
+  schema: z.literal('casemate-probe/1'),
+  machine: probeMachine,
   facts: z.array(factSchema).max(512),
 });
-export type ProbeResult = z.infer<typeof probeResultSchema>;
+export type ProbeResult = z.infer<typeof probeResult>;

@@ -197,6 +197,15 @@ static void hibernation(struct cm_look *look) {
   static const char state_path[] = "/sys/power/state";
   static const char disk_path[] = "/sys/power/disk";
   struct cm_content content = cm_read_text(look->machine, state_path);
+  if (content.status == CM_TEXT_EMPTY) {
+    /* The kernel writes nothing when it has no sleep state (kernel/power/main.c state_show), and then has no
+     * /sys/power/disk, either; an emptied file beside one is not believed. */
+    struct cm_content disk = cm_read_text(look->machine, disk_path);
+    if (cm_is_missing(&disk)) {
+      (void)cm_say(look->report, CM_MEM_HIBERNATION, CM_ABSENT, "%s: empty; no %s", state_path, disk_path);
+      return;
+    }
+  }
   if (content.status != CM_TEXT_OK) {
     (void)cm_say_no_file(look, CM_MEM_HIBERNATION, state_path, &content);
     return;

@@ -17,8 +17,7 @@ struct verdict {
   char why[160];
 };
 
-/* Octal escapes of /proc/swaps and mountinfo (\040 is a blank); true when it fits. */
-static bool unescape(struct cm_span span, char *out, size_t size) {
+bool cm_unescape(struct cm_span span, char *out, size_t size) {
   size_t used = 0;
   for (size_t i = 0; i < span.size; i++) {
     char c = span.at[i];
@@ -104,17 +103,12 @@ static void classify_device(struct cm_look *look, const char *name, unsigned dep
   }
 }
 
-/* The block device under the file system that holds a swap file: the longest mount point above it. */
-static void classify_file(struct cm_look *look, const char *file, struct verdict *out) {
-  struct cm_content content = cm_read_text(look->machine, "/proc/self/mountinfo");
-  out->kind = KIND_UNKNOWN;
-  if (content.status != CM_TEXT_OK) {
-    (void)snprintf(out->why, sizeof out->why, "/proc/self/mountinfo: %s", cm_content_problem(&content));
-    return;
-  }
+bool cm_mount_of(struct cm_machine *machine, const char *file, struct cm_mount *out, struct cm_content *content) {
+  out->point[0] = out->source[0] = '\0';
+  *content = cm_read_text(machine, "/proc/self/mountinfo");
+  if (content->status != CM_TEXT_OK) return false;
   size_t best = 0;
-  char source[128] = "";
-  struct cm_span rest = {content.text, content.size};
+  struct cm_span rest = {content->text, content->size};
   struct cm_span line;
   while (cm_next_line(&rest, &line)) {
     /* proc_pid_mountinfo(5): id, parent, major:minor, root, mount point, options, …, -, type, source, options */
@@ -129,13 +123,28 @@ static void classify_file(struct cm_look *look, const char *file, struct verdict
       if (dash == 0 && field > 6 && cm_span_is(word, "-")) dash = field;
       if (dash > 0 && field == dash + 2) device = word;
     }
-    char point[256];
-    if (mount.at == NULL || device.at == NULL || !unescape(mount, point, sizeof point)) continue;
+    char point[sizeof out->point];
+    if (mount.at == NULL || device.at == NULL || !cm_unescape(mount, point, sizeof point)) continue;
     size_t length = strlen(point);
     bool above = strcmp(point, "/") == 0 || (strncmp(file, point, length) == 0 && file[length] == '/');
     if (!above || length < best) continue; /* of equals, the later is mounted over the earlier */
     best = length;
-    if (!unescape(device, source, sizeof source)) source[0] = '\0';
+    memcpy(out->point, point, sizeof point);
+    if (!cm_unescape(device, out->source, sizeof out->source)) out->source[0] = '\0';
+  }
+  return out->source[0] != '\0';
+}
+
+/* The block device under the file system that holds a swap file: the longest mount point above it. */
+static void classify_file(struct cm_look *look, const char *file, struct verdict *out) {
+  struct cm_mount mount;
+  struct cm_content content;
+  out->kind = KIND_UNKNOWN;
+  bool found = cm_mount_of(look->machine, file, &mount, &content);
+  const char *source = mount.source;
+  if (content.status != CM_TEXT_OK) {
+    (void)snprintf(out->why, sizeof out->why, "/proc/self/mountinfo: %s", cm_content_problem(&content));
+    return;
   }
   if (strncmp(source, "/dev/mapper/", 12) == 0) {
     /* /dev/mapper/NAME is a link to ../dm-N; its name is in sysfs. */
@@ -159,14 +168,14 @@ static void classify_file(struct cm_look *look, const char *file, struct verdict
     classify_device(look, source + 5, 0, out);
     return;
   }
-  (void)snprintf(out->why, sizeof out->why, "a file whose file system's device is not known (%.40s)", source[0] != '\0' ? source : "no mount found");
+  (void)snprintf(out->why, sizeof out->why, "a file whose file system's device is not known (%.40s)", found ? source : "no mount found");
 }
 
 static bool classify_line(struct cm_look *look, struct cm_span line, struct verdict *out) {
   struct cm_span name;
   struct cm_span type;
   char path[256];
-  if (!cm_next_word(&line, &name) || !cm_next_word(&line, &type) || !unescape(name, path, sizeof path) || path[0] != '/') return false;
+  if (!cm_next_word(&line, &name) || !cm_next_word(&line, &type) || !cm_unescape(name, path, sizeof path) || path[0] != '/') return false;
   if (cm_span_is(type, "partition")) {
     if (strncmp(path, "/dev/", 5) != 0) return false;
     const char *device = path + 5;

@@ -22,14 +22,16 @@ bool cm_tpm_manufacturer(const unsigned char *answer, size_t size, char out[5]) 
   return length > 0;
 }
 
-static int ask(struct cm_look *look, const char *path, unsigned char *answer, size_t room, size_t *size) {
+static const char device[] = "/dev/tpmrm0";
+
+int cm_tpm_ask(struct cm_machine *machine, unsigned char *answer, size_t room, size_t *size) {
   int fd;
   bool recorded;
-  int error = cm_open_device(look->machine, path, O_RDWR, &fd, &recorded);
+  int error = cm_open_device(machine, device, O_RDWR, &fd, &recorded);
   if (error != 0) return error;
   if (recorded) {
     /* A recording holds the answer in hexadecimal. */
-    struct cm_content content = cm_read_text(look->machine, path);
+    struct cm_content content = cm_read_text(machine, device);
     if (content.status != CM_TEXT_OK || content.size % 2 != 0 || content.size / 2 > room) return EPROTO;
     for (size_t i = 0; i < content.size / 2; i++) {
       uint64_t byte;
@@ -59,20 +61,19 @@ static void manufacturer(struct cm_look *look, uint64_t version) {
     cm_reason(fact, "a TPM 1.2, which is not asked");
     return;
   }
-  static const char path[] = "/dev/tpmrm0";
   unsigned char answer[64];
   size_t size = 0;
-  int error = ask(look, path, answer, sizeof answer, &size);
+  int error = cm_tpm_ask(look->machine, answer, sizeof answer, &size);
   char name[5];
   if (error != 0) {
-    fact = cm_say(look->report, CM_TPM_MANUFACTURER, CM_UNKNOWN, "%s: %s", path, cm_errno_name(error));
-    cm_reason(fact, "%s: %s", path, cm_errno_name(error));
+    fact = cm_say(look->report, CM_TPM_MANUFACTURER, CM_UNKNOWN, "%s: %s", device, cm_errno_name(error));
+    cm_reason(fact, "%s: %s", device, cm_errno_name(error));
     if (error == EACCES || error == EPERM) fact->hint = "Run as root, or in the group of /dev/tpmrm0.";
   } else if (!cm_tpm_manufacturer(answer, size, name)) {
-    fact = cm_say(look->report, CM_TPM_MANUFACTURER, CM_UNKNOWN, "%s: TPM2_GetCapability answered %zu bytes", path, size);
+    fact = cm_say(look->report, CM_TPM_MANUFACTURER, CM_UNKNOWN, "%s: TPM2_GetCapability answered %zu bytes", device, size);
     cm_reason(fact, "the answer to TPM2_GetCapability is not one");
   } else {
-    fact = cm_say(look->report, CM_TPM_MANUFACTURER, CM_PRESENT, "%s: TPM2_GetCapability TPM_PT_MANUFACTURER", path);
+    fact = cm_say(look->report, CM_TPM_MANUFACTURER, CM_PRESENT, "%s: TPM2_GetCapability TPM_PT_MANUFACTURER", device);
     cm_text(fact, "%s", name);
   }
 }

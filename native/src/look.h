@@ -60,6 +60,20 @@ enum cm_state cm_state_of(const struct cm_look *look, enum cm_fact_name name);
 const char *cm_evidence_of(const struct cm_look *look, enum cm_fact_name name);
 bool cm_kernel_shows(const struct cm_look *look, const char *flag);
 
+struct cm_mount {
+  char point[256];
+  char source[128];
+};
+
+/* The mount that holds a file: the longest mount point above it. */
+bool cm_mount_of(struct cm_machine *machine, const char *file, struct cm_mount *out, struct cm_content *content);
+
+/* Octal escapes of /proc/swaps and mountinfo (\040 is a blank); true when it fits. */
+bool cm_unescape(struct cm_span span, char *out, size_t size);
+
+/* What a TPM answers to TPM2_GetCapability(TPM_PT_MANUFACTURER); 0 or a positive errno. */
+int cm_tpm_ask(struct cm_machine *machine, unsigned char *answer, size_t room, size_t *size);
+
 void cm_facts_cpu(struct cm_look *look);
 void cm_facts_virtualization(struct cm_look *look);
 void cm_facts_amd_memory(struct cm_look *look);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "casemate/fact.h"
+#include "casemate/msr_list.h"
 #include "casemate/text.h"
 
 enum { LINE_MAX_BYTES = 1024 };
@@ -72,7 +73,7 @@ static bool decide(struct parser *parser, enum format format) {
 
 /* Leaves whose answer depends on ECX (SDM 2A, APM 3): repeated lines of these without a subleaf number, as
  * old AIDA64 versions wrote them, are subleaf 0, 1, 2, … */
-static bool has_subleaves(uint32_t leaf) {
+bool cm_has_subleaves(uint32_t leaf) {
   static const uint32_t leaves[] = {0x4,  0x7,  0xb,  0xd,  0xf,  0x10, 0x12, 0x14, 0x17, 0x18,
                                     0x1b, 0x1d, 0x1e, 0x1f, 0x20, 0x23, 0x24, 0x8000001d, 0x80000020, 0x80000026};
   for (size_t i = 0; i < sizeof leaves / sizeof leaves[0]; i++) {
@@ -83,7 +84,7 @@ static bool has_subleaves(uint32_t leaf) {
 
 static bool add_leaf(struct parser *parser, uint32_t leaf, bool numbered, uint32_t subleaf, const struct cm_regs *regs) {
   if (parser->processors == 0) begin_processor(parser);
-  if (!numbered && parser->previous_was_leaf && parser->previous_leaf == leaf && has_subleaves(leaf)) {
+  if (!numbered && parser->previous_was_leaf && parser->previous_leaf == leaf && cm_has_subleaves(leaf)) {
     subleaf = parser->previous_subleaf + 1;
   }
   if (leaf == 0 && subleaf == 0 && parser->format == FORMAT_INSTLATX64 &&
@@ -108,12 +109,9 @@ static bool add_leaf(struct parser *parser, uint32_t leaf, bool numbered, uint32
 
 static bool add_msr(struct parser *parser, uint32_t index, int error, uint64_t value) {
   if (parser->processors == 0) return fail(parser, "an MSR before the first processor");
-  /* MSRs follow the leaves of the last processor in InstLatx64 dumps and belong to the machine. */
-  switch (cm_processor_add_msr(parser->first, index, error, value)) {
-    case CM_ADDED: return true;
-    case CM_ADD_FULL: return true; /* a dump lists hundreds; those that matter here are few, see wanted_msr */
-    case CM_ADD_DUPLICATE: break;
-  }
+  /* MSRs follow the leaves of the last processor in InstLatx64 dumps and belong to the machine; a dump that has
+   * them for every processor may repeat them. */
+  if (cm_processor_add_msr(parser->first, index, error, value) == CM_ADDED) return true;
   for (size_t i = 0; i < parser->first->msr_count; i++) {
     const struct cm_msr *known = &parser->first->msrs[i];
     if (known->index == index && known->error == error && known->value == value) return true;
@@ -121,9 +119,12 @@ static bool add_msr(struct parser *parser, uint32_t index, int error, uint64_t v
   return fail(parser, "MSR 0x%08x a second time, with another value", index);
 }
 
-/* The MSRs that facts are made of; a dump's performance counters and the like are read over. */
-static bool wanted_msr(uint64_t index) {
-  static const uint32_t wanted[] = {0x3a, 0x87, 0x48b, 0x981, 0x982, 0xc0010010, 0xc0010114, 0xc0010131};
+bool cm_is_wanted_msr(uint64_t index) {
+  static const uint32_t wanted[] = {
+#define M(number, name, source) number,
+      CM_MSR_LIST(M)
+#undef M
+  };
   for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
     if (wanted[i] == index) return true;
   }
@@ -194,7 +195,7 @@ static bool own_msr(struct parser *parser, struct cm_span line) {
     error = cm_errno_number(name);
     if (error == 0) return fail(parser, "MSR value is neither 0x and hexadecimal digits nor an errno name");
   }
-  return !wanted_msr(index) || add_msr(parser, (uint32_t)index, error, value);
+  return !cm_is_wanted_msr(index) || add_msr(parser, (uint32_t)index, error, value);
 }
 
 static bool own_architecture(struct parser *parser, struct cm_span line) {
@@ -298,7 +299,7 @@ static bool instlatx64_msr(struct parser *parser, struct cm_span line) {
   while (digits < rest.size && rest.at[digits] != ':' && rest.at[digits] != ' ' && rest.at[digits] != '\t') digits++;
   uint64_t index;
   if (digits != 8 || !cm_hex((struct cm_span){rest.at, digits}, 8, &index)) return true; /* prose */
-  if (!wanted_msr(index)) return true;
+  if (!cm_is_wanted_msr(index)) return true;
   struct cm_span value = {rest.at + digits, rest.size - digits};
   if (value.size > 0 && value.at[0] == ':') {
     value.at++;

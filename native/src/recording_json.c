@@ -215,15 +215,9 @@ static bool add_leaf(struct reader *reader, uint64_t leaf, uint64_t subleaf, con
 }
 
 static bool add_msr(struct reader *reader, uint64_t index, uint64_t value) {
-  /* Firecracker lists every MSR it saves (some two hundred); the table has room for those that matter. */
-  static const uint32_t wanted[] = {0x3a, 0x87, 0x48b, 0x981, 0x982, 0xc0010010, 0xc0010114, 0xc0010131};
-  for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
-    if (wanted[i] != index) continue;
-    if (cm_processor_add_msr(reader->out, (uint32_t)index, 0, value) == CM_ADD_DUPLICATE) {
-      return fail(reader, "MSR 0x%08x a second time", (uint32_t)index);
-    }
-  }
-  return true;
+  /* Firecracker lists every MSR it saves, some two hundred. */
+  if (!cm_is_wanted_msr(index) || cm_processor_add_msr(reader->out, (uint32_t)index, 0, value) == CM_ADDED) return true;
+  return fail(reader, "MSR 0x%08x a second time", (uint32_t)index);
 }
 
 /* -------------------------------------------------------------- {"cpuid": {"0x1": {"0": [4 registers]}}} */

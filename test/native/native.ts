@@ -2,7 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { type ProbeFact, type ProbeResult, probeResult } from '../../agent/probe.ts';
+import { type Fact as ProbeFact, type ProbeResult, probeResult } from '../../lib/domain/fact.ts';
 
 export const repository = fileURLToPath(new URL('../..', import.meta.url));
 export const native = `${repository}native`;

@@ -5,15 +5,15 @@ import { EvidenceError, type ReasonCode } from './reasons.ts';
 export type Asn1Node = asn1js.AsnType;
 
 // Genuine certificates and CMS messages stay below 200 elements and 12 levels.
-const limits = { maxDepth: 24, maxNodes: 1_000, maxContentLength: 65_536, parseEmbedded: false };
+const limits = { maxDepth: 24, maxNodes: 1_000, maxContentLength: 1_048_576, parseEmbedded: false };
 
 /**
  * Reads one ASN.1 value that fills `bytes` exactly. `der` also demands definite lengths; `ber` admits
  * indefinite ones, which EC2 and KMS write. Both demand minimal lengths, and that writing the value again
  * gives the same bytes: asn1js is lenient, and bytes that nobody reads are bytes that anybody can change.
  */
-export function decodeAsn1(bytes: Uint8Array, encoding: 'der' | 'ber'): Asn1Node {
-  const { offset, result } = tryTo('ASN1_MALFORMED', () => asn1js.fromBER(bytes, limits));
+export function decodeAsn1(bytes: Uint8Array, encoding: 'der' | 'ber', maxNodes = limits.maxNodes): Asn1Node {
+  const { offset, result } = tryTo('ASN1_MALFORMED', () => asn1js.fromBER(bytes, { ...limits, maxNodes }));
   if (offset === -1) {
     const code = result.error.startsWith('Maximum ASN.1') ? 'ASN1_TOO_COMPLEX' : 'ASN1_MALFORMED';
     throw new EvidenceError(code, result.error || 'not ASN.1');

@@ -41,12 +41,17 @@ export interface Certificate {
   /** Hex of the DER AlgorithmIdentifier that the issuer signed with, parameters included. */
   readonly signatureAlgorithm: string;
   readonly publicKey: KeyObject;
+  /** Lower-case hex SHA-256 of the public key's SPKI. */
+  readonly keyFingerprint: string;
   readonly extensions: ReadonlyMap<string, Extension>;
   /** `undefined` without the extension; `pathLength` undefined when not limited. */
   readonly basicConstraints: { readonly ca: boolean; readonly pathLength: number | undefined } | undefined;
   readonly keyUsage: { readonly digitalSignature: boolean; readonly keyCertSign: boolean } | undefined;
   readonly isSignedBy: (key: KeyObject) => boolean;
 }
+
+/** Reads one certificate from DER; a cache can stand in for it. */
+export type ReadCertificate = (der: Uint8Array) => Certificate;
 
 /** Reads one certificate from DER. */
 export function parseCertificate(der: Uint8Array): Certificate {
@@ -86,6 +91,7 @@ export function parseCertificate(der: Uint8Array): Certificate {
     notAfter: x509.validToDate,
     signatureAlgorithm: hex(whole(algorithm)),
     publicKey: readKey(x509),
+    keyFingerprint: hex(sha256(whole(publicKey))),
     extensions: byOid,
     basicConstraints: parseBasicConstraints(byOid.get(extensionOid.basicConstraints)),
     keyUsage: parseKeyUsage(byOid.get(extensionOid.keyUsage)),
@@ -94,7 +100,7 @@ export function parseCertificate(der: Uint8Array): Certificate {
 }
 
 /** Reads certificates from PEM text that holds nothing else (RFC 7468, strict form), in the order found. */
-export function parsePem(pem: string): readonly Certificate[] {
+export function parsePem(pem: string, read: ReadCertificate = parseCertificate): readonly Certificate[] {
   requireSize(pem, 8 * maxCertificateBytes);
   const block =
     /-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END CERTIFICATE-----\r?(?:\n|$)/y;
@@ -102,16 +108,19 @@ export function parsePem(pem: string): readonly Certificate[] {
   while (block.lastIndex < pem.length) {
     const match = block.exec(pem);
     if (!match?.[1]) throw odd('not PEM certificates alone');
-    certificates.push(parseCertificate(decodeBase64Lines(match[1])));
+    certificates.push(read(decodeBase64Lines(match[1])));
   }
   return certificates;
 }
 
 /** One certificate as DER, or PEM certificates. */
-export function parseCertificates(bytes: Uint8Array): readonly Certificate[] {
+export function parseCertificates(
+  bytes: Uint8Array,
+  read: ReadCertificate = parseCertificate,
+): readonly Certificate[] {
   requireSize(bytes, 8 * maxCertificateBytes);
-  if (bytes[0] === tag.sequence) return [parseCertificate(bytes)];
-  return parsePem(Buffer.from(bytes).toString('latin1'));
+  if (bytes[0] === tag.sequence) return [read(bytes)];
+  return parsePem(Buffer.from(bytes).toString('latin1'), read);
 }
 
 export function requireValidAt(certificate: Certificate, at: Date): void {

@@ -1,5 +1,5 @@
-import { equalBytes } from './bytes.ts';
-import { type Certificate, requireValidAt } from './certificate.ts';
+import { equalBytes, hex, sha256 } from './bytes.ts';
+import { type Certificate, parseCertificate, type ReadCertificate, requireValidAt } from './certificate.ts';
 import { EvidenceError } from './reasons.ts';
 
 /** Hex DER of the AlgorithmIdentifiers that the vendors sign certificates with; nothing else is admitted. */
@@ -18,7 +18,7 @@ const understoodExtensions = new Set(['2.5.29.15', '2.5.29.19']);
 
 export interface ChainRules {
   readonly at: Date;
-  /** SHA-256 fingerprints of the roots that count, lower-case hex. */
+  /** SHA-256 fingerprints of the roots that count, of the certificate or of its key, lower-case hex. */
   readonly roots: readonly string[];
   /** AlgorithmIdentifiers (hex DER) that certificates may be signed with. */
   readonly algorithms: readonly string[];
@@ -27,28 +27,42 @@ export interface ChainRules {
   readonly cache?: ChainCache | undefined;
 }
 
-/** Remembers which certificates were verified to be signed by which key. Holds at most `size` links. */
+/** Remembers certificates that were read, and which were verified to be signed by which. */
 export interface ChainCache {
-  readonly has: (link: string) => boolean;
-  readonly add: (link: string) => void;
+  readonly read: ReadCertificate;
+  readonly hasLink: (link: string) => boolean;
+  readonly addLink: (link: string) => void;
 }
 
 /**
- * Signatures do not change, so a link that held once need not be computed again; dates, usages and pins are
- * looked at each time.
+ * Bytes and signatures do not change, so what was read once need not be read again, nor a link that held be computed
+ * again; dates, usages and pins are looked at each time. Holds at most `size` of each, the newest.
  */
-export function createChainCache(size = 512): ChainCache {
+export function createChainCache(size = 256): ChainCache {
+  const certificates = new Map<string, Certificate>();
   const links = new Set<string>();
   return {
-    has: (link) => links.has(link),
-    add: (link) => {
-      for (const oldest of links) {
-        if (links.size < size) break;
-        links.delete(oldest);
-      }
+    read: (der) => {
+      const key = hex(sha256(der));
+      const known = certificates.get(key);
+      if (known) return known;
+      // A view would keep the whole evidence alive that the certificate came in.
+      const certificate = parseCertificate(new Uint8Array(der));
+      dropOldest(certificates, size);
+      certificates.set(key, certificate);
+      return certificate;
+    },
+    hasLink: (link) => links.has(link),
+    addLink: (link) => {
+      dropOldest(links, size);
       links.add(link);
     },
   };
+}
+
+function dropOldest(entries: Map<string, unknown> | Set<string>, size: number): void {
+  const [oldest] = entries.keys();
+  if (entries.size >= size && oldest !== undefined) entries.delete(oldest);
 }
 
 /**
@@ -59,7 +73,7 @@ export function verifyChain(chain: readonly Certificate[], rules: ChainRules): v
   const [leaf, ...authorities] = chain;
   const root = authorities.at(-1);
   if (!leaf || !root) throw new EvidenceError('CHAIN_INCOMPLETE', `${chain.length} certificates`);
-  if (!rules.roots.includes(root.fingerprint)) {
+  if (!rules.roots.includes(root.fingerprint) && !rules.roots.includes(root.keyFingerprint)) {
     throw new EvidenceError('ROOT_NOT_PINNED', `${root.subjectText}, SHA-256 ${root.fingerprint}`);
   }
   chain.forEach((certificate, index) => {
@@ -114,12 +128,12 @@ function requireSigned(
     throw new EvidenceError('CERTIFICATE_ALGORITHM_WEAK', certificate.subjectText);
   }
   const link = `${certificate.fingerprint} ${issuer.fingerprint}`;
-  if (cache?.has(link)) return;
+  if (cache?.hasLink(link)) return;
   if (!certificate.isSignedBy(issuer.publicKey)) {
     throw new EvidenceError(
       'CERTIFICATE_SIGNATURE_INVALID',
       `${certificate.subjectText} is not signed by ${issuer.subjectText}`,
     );
   }
-  cache?.add(link);
+  cache?.addLink(link);
 }

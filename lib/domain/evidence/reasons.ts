@@ -20,6 +20,10 @@ export const REASONS = {
     'The input is larger than this format can ever be; it was not parsed.',
     'Send one piece of evidence at a time, without what a tool printed around it.',
   ),
+  UNFORESEEN: malformed(
+    'The verifier stumbled over something that it did not foresee; that is never an acceptance.',
+    'Report it with the evidence: it is a defect of Casemate.',
+  ),
   BASE64_INVALID: malformed(
     'The text is not strict base64 (alphabet, padding, line breaks).',
     'Send the text exactly as the metadata service or tool printed it.',
@@ -90,6 +94,10 @@ export const REASONS = {
   CHAIN_OUT_OF_ORDER: refused(
     'A certificate’s issuer is not the next certificate.',
     'Pass the chain in order, each certificate followed by its issuer.',
+  ),
+  CERTIFICATE_REVOKED: refused(
+    'Its issuer revoked a certificate.',
+    'Treat the platform as compromised until its owner has repaired it.',
   ),
   ROOT_NOT_PINNED: refused(
     'The chain does not end in a root that is pinned by its fingerprint.',
@@ -268,6 +276,138 @@ export const REASONS = {
   NITRO_PCRS_INSUFFICIENT: refused(
     'A generation of the policy leaves open what boots: it pins neither PCR7 nor both PCR4 and PCR12.',
     'Add PCR12 to PCR4, or pin PCR7 with Secure Boot.',
+  ),
+
+  // TPM 2.0 quotes
+  TPM_QUOTE_MALFORMED: malformed(
+    'The attest bytes are not a whole TPMS_ATTEST.',
+    'Pass the file that tpm2_quote -m wrote.',
+  ),
+  TPM_MAGIC_WRONG: malformed(
+    'The bytes do not start with TPM_GENERATED: they were not made inside a TPM.',
+    'Pass the file that tpm2_quote -m wrote; a key that signs anything else cannot attest.',
+  ),
+  TPM_NOT_A_QUOTE: refused('The TPM attested something else than PCRs.', 'Ask the TPM for a quote.'),
+  TPM_HASH_WEAK: refused(
+    'A bank or a signature uses SHA-1.',
+    'Quote the sha256 or sha384 bank, signed with SHA-256.',
+  ),
+  TPM_HASH_UNKNOWN: malformed(
+    'A hash algorithm that quotes do not have.',
+    'Quote the sha256 or sha384 bank, signed with SHA-256.',
+  ),
+  TPM_SIGNATURE_MALFORMED: malformed(
+    'The signature is not a whole TPMT_SIGNATURE.',
+    'Pass the file that tpm2_quote -s wrote.',
+  ),
+  TPM_PCRS_MALFORMED: malformed(
+    'The PCR values are neither JSON nor a file of tpm2_quote.',
+    'Pass the file that tpm2_quote -o wrote, or {"sha256": {"0": hex, …}}.',
+  ),
+  TPM_KEY_MALFORMED: malformed(
+    'The attestation key is neither a TPM public area nor an SPKI.',
+    'Pass the key as PEM, DER, or as tpm2_readpublic -f tss writes it.',
+  ),
+  TPM_KEY_WEAK: refused(
+    'The key is not RSA from 2048 bits on, P-256 or P-384.',
+    'Make a stronger attestation key.',
+  ),
+  TPM_KEY_NOT_RESTRICTED: refused(
+    'The key may sign what its TPM did not make, or can leave it.',
+    'Make the key with tpm2_createak: fixedtpm, restricted, sign.',
+  ),
+  TPM_KEY_NOT_BOUND: refused(
+    'Nothing says that the key is of this VM’s TPM; anybody can have a TPM.',
+    'Enrol the key by credential activation, or send a NitroTPM document with the key in it.',
+  ),
+  TPM_SIGNATURE_INVALID: refused(
+    'The quote’s signature does not verify under the attestation key.',
+    'Pass the key that made the quote; else somebody changed it.',
+  ),
+  TPM_PCR_MISSING: refused('A quoted PCR has no value.', 'Pass the values of all quoted PCRs.'),
+  TPM_PCR_NOT_QUOTED: refused(
+    'A PCR value is given that the quote does not cover.',
+    'Pass the values of the quoted PCRs alone.',
+  ),
+  TPM_PCR_DIGEST_MISMATCH: refused(
+    'The PCR values are not the ones that the TPM signed.',
+    'Read the values together with the quote; PCRs change.',
+  ),
+  TPM_BANK: refused('The policy does not allow this bank, or no bank is quoted.', 'Quote an allowed bank.'),
+  TPM_PCR_SELECTION: refused(
+    'The quote does not select exactly the PCRs that the policy names, or selects none.',
+    'Quote the PCRs that the policy names.',
+  ),
+
+  // Intel TDX
+  TDX_MALFORMED: malformed('The quote’s sizes or types do not fit.', 'Pass the quote alone, as raw bytes.'),
+  TDX_VERSION_UNKNOWN: malformed(
+    'This is not a TDX quote of version 4 or 5 with an ECDSA P-256 key.',
+    'Check that the file is a TDX quote; an SGX quote is not one.',
+  ),
+  TDX_TRAILING_BYTES: malformed('After the quote stands something else than zeros.', 'Pass the quote alone.'),
+  TDX_PCK_MALFORMED: malformed(
+    'The first certificate in the quote is not a PCK certificate.',
+    'The platform has to be provisioned with Intel’s certificate chain.',
+  ),
+  TDX_QE_VENDOR: refused(
+    'The quoting enclave is of another vendor than Intel.',
+    'Treat the quote as forged.',
+  ),
+  TDX_QE_SIGNATURE_INVALID: refused(
+    'The quoting enclave’s report is not signed by the platform’s PCK.',
+    'Fetch the quote again; somebody changed it.',
+  ),
+  TDX_KEY_NOT_BOUND: refused(
+    'The attestation key is not the one that the quoting enclave vouches for.',
+    'Fetch the quote again; somebody changed it.',
+  ),
+  TDX_SIGNATURE_INVALID: refused(
+    'The quote’s signature does not verify under its attestation key.',
+    'Fetch the quote again; somebody changed it.',
+  ),
+  TDX_DEBUG: refused('The guest may be debugged: its host can read its memory.', 'Launch it without DEBUG.'),
+  TDX_ATTRIBUTES: refused(
+    'Reserved attributes are set, or XFAM lacks x87 and SSE.',
+    'Treat the quote as forged.',
+  ),
+  TDX_SEPT_VE: refused('SEPT_VE_DISABLE is not set.', 'Launch the guest with SEPT_VE_DISABLE.'),
+  TDX_MIGRATABLE: refused(
+    'The guest may be migrated.',
+    'Launch it as not migratable, or allow it in the policy.',
+  ),
+  TDX_MODULE: refused('The TDX module is not signed by Intel.', 'The platform has to be repaired.'),
+  TDX_SERVICE_TD: refused(
+    'A service TD is bound that the policy does not name, or the named one is not.',
+    'Name its MRSERVICETD in the policy if you trust it.',
+  ),
+  TDX_QE_IDENTITY: refused(
+    'The quoting enclave is not Intel’s, or is a debug build.',
+    'Treat the quote as forged.',
+  ),
+  TDX_COLLATERAL_MALFORMED: malformed(
+    'The collateral is not TCB info, QE identity and revocation lists as Intel publishes them.',
+    'Fetch the collateral again, and keep the signed texts byte for byte.',
+  ),
+  TDX_COLLATERAL_INVALID: refused(
+    'The collateral is not signed by Intel.',
+    'Fetch the collateral again from Intel.',
+  ),
+  TDX_COLLATERAL_EXPIRED: refused(
+    'The collateral is not current at the time of verification.',
+    'Fetch the collateral again from Intel.',
+  ),
+  TDX_COLLATERAL_MISSING: refused(
+    'Without collateral nobody knows whether the platform has known holes.',
+    'Pass --collateral, or say in the policy that you can do without.',
+  ),
+  TDX_TCB_UNKNOWN: refused(
+    'Platform, module or quoting enclave match no level that Intel lists.',
+    'Update the platform, or fetch the collateral for this platform.',
+  ),
+  TDX_TCB_STATUS: refused(
+    'Intel lists platform, module or quoting enclave as not up to date.',
+    'Update the platform; SWHardeningNeeded can be allowed in the policy.',
   ),
 
   // EC2 instance identity documents

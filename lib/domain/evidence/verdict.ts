@@ -76,10 +76,10 @@ export function judge<Parsed, Claims>(stages: Stages<Parsed, Claims>): Verdict<C
     stage = 'policy';
     stages.policy(parsed, checklist);
   } catch (error) {
-    if (!(error instanceof EvidenceError)) throw error;
+    const refusal = error instanceof EvidenceError ? error : unforeseen(error);
     const noted = checks.at(-1);
-    if (noted?.outcome !== 'fail' || noted.reason !== error.code) {
-      checks.push({ name: stage, outcome: 'fail', reason: error.code, detail: error.detail });
+    if (noted?.outcome !== 'fail' || noted.reason !== refusal.code) {
+      checks.push({ name: stage, outcome: 'fail', reason: refusal.code, detail: refusal.detail });
     }
     if (stage === 'bytes') checklist.skip('signature and chain', 'the bytes are not understood');
     if (stage !== 'policy') checklist.skip('policy', 'nothing is believed before signature and chain hold');
@@ -97,6 +97,15 @@ export function judge<Parsed, Claims>(stages: Stages<Parsed, Claims>): Verdict<C
     checks,
     evidenceId,
   };
+}
+
+/**
+ * A library may throw what it likes on input that it was not made for. Evidence comes from whoever sends it, so
+ * that is an answer about the evidence; thrown on, it would be retried as if the function had failed.
+ */
+function unforeseen(error: unknown): EvidenceError {
+  const detail = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  return new EvidenceError('UNFORESEEN', detail, { cause: error });
 }
 
 /** The trust of a verified chain, leaf first, the pinned root last. */

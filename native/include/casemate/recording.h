@@ -26,6 +26,12 @@ bool cm_recording_parse(const char *data, size_t size, struct cm_processor *out,
 bool cm_recording_parse_text(const char *data, size_t size, struct cm_processor *out, struct cm_recording_error *error);
 bool cm_recording_parse_json(const char *data, size_t size, struct cm_processor *out, struct cm_recording_error *error);
 
+/* Whether a fact is made of this MSR: msr_list.h. */
+bool cm_is_wanted_msr(uint64_t index);
+
+/* Leaves whose answer depends on ECX. */
+bool cm_has_subleaves(uint32_t leaf);
+
 enum cm_add_status { CM_ADDED, CM_ADD_DUPLICATE, CM_ADD_FULL };
 enum cm_add_status cm_processor_add_leaf(struct cm_processor *processor, uint32_t leaf, uint32_t subleaf, const struct cm_regs *regs);
 enum cm_add_status cm_processor_add_msr(struct cm_processor *processor, uint32_t index, int error, uint64_t value);

@@ -20,7 +20,7 @@ export function verifyIdentitySignature(
   const pinned = issuers.get(region);
   if (!pinned || pinned.length === 0) throw new EvidenceError('IDENTITY_REGION_UNKNOWN', region);
   const certificate = pinned
-    .flatMap(parsePem)
+    .flatMap((pem) => parsePem(pem))
     .find(
       ({ issuer, serial }) =>
         equalBytes(issuer, parsed.signerIssuer) && equalBytes(serial, parsed.signerSerial),

@@ -36,7 +36,7 @@ export function verifyNitro(input: NitroInput): Verdict<NitroClaims> {
   const { at, roots = nitroRoots, cache, policy = defaultNitroPolicy, expected = {} } = input;
   return judge({
     format: 'nitro',
-    parse: () => readNitroEvidence(parseNitroDocument(input.document)),
+    parse: () => readNitroEvidence(parseNitroDocument(input.document), cache),
     verify: (evidence, checks) => verifyNitroEvidence(evidence, { at, roots, cache }, checks),
     signedBytes: ({ document }) => document.signed,
     claims,

@@ -19,8 +19,10 @@ export interface NitroEvidence {
   readonly region: string | undefined;
 }
 
-export function readNitroEvidence(document: NitroDocument): NitroEvidence {
-  const chain = [document.certificate, ...document.cabundle.toReversed()].map(parseCertificate);
+export function readNitroEvidence(document: NitroDocument, cache?: ChainCache): NitroEvidence {
+  const chain = [document.certificate, ...document.cabundle.toReversed()].map(
+    cache?.read ?? parseCertificate,
+  );
   return { document, chain, region: regionOf(chain[0], document.moduleId) };
 }
 

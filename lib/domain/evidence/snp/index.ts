@@ -51,7 +51,7 @@ export function verifySnp(input: SnpInput): Verdict<SnpClaims> {
   const { at, roots = amdRoots, cache, policy = defaultSnpPolicy, expected = {} } = input;
   return judge({
     format: 'snp',
-    parse: () => readSnpEvidence(parseSnpReport(input.report), input.certificates),
+    parse: () => readSnpEvidence(parseSnpReport(input.report), input.certificates, cache),
     verify: (evidence, checks) => verifySnpEvidence(evidence, { at, roots, cache }, checks),
     signedBytes: ({ report }) => report.signed,
     claims,

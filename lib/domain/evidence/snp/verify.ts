@@ -29,8 +29,12 @@ export interface SnpEvidence {
 }
 
 /** Puts a report and its certificates (DER or PEM each; leaf, intermediate, root) together. */
-export function readSnpEvidence(report: SnpReport, certificates: readonly Uint8Array[]): SnpEvidence {
-  const chain = certificates.flatMap((bytes) => parseCertificates(bytes));
+export function readSnpEvidence(
+  report: SnpReport,
+  certificates: readonly Uint8Array[],
+  cache?: ChainCache,
+): SnpEvidence {
+  const chain = certificates.flatMap((bytes) => parseCertificates(bytes, cache?.read));
   const [leaf] = chain;
   if (!leaf) throw new EvidenceError('CHAIN_INCOMPLETE', 'no certificates');
   const key = readKeyCertificate(leaf);

@@ -1,0 +1,168 @@
+import * as z from 'zod';
+import { requireSize } from '../bytes.ts';
+import { type Certificate, parsePem } from '../certificate.ts';
+import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
+import { EvidenceError } from '../reasons.ts';
+import { parseCrl, type RevocationList, requireNotRevoked } from './crl.ts';
+import { isSigned, type TdxTrust } from './verify.ts';
+
+const maxCollateralBytes = 4_194_304;
+
+const hexText = (bytes: number) => z.string().regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`));
+const anyHex = z.string().regex(/^(?:[0-9a-fA-F]{2})+$/);
+const instant = z.iso.datetime().transform((value) => new Date(value));
+
+/** The file that Intel's PCS answers are commonly kept in: texts as they were signed, signatures and lists in hex. */
+const fileSchema = z.object({
+  pck_crl_issuer_chain: z.string(),
+  root_ca_crl: anyHex,
+  pck_crl: anyHex,
+  tcb_info_issuer_chain: z.string(),
+  tcb_info: z.string(),
+  tcb_info_signature: hexText(64),
+  qe_identity_issuer_chain: z.string(),
+  qe_identity: z.string(),
+  qe_identity_signature: hexText(64),
+});
+
+const svn = z.int().min(0).max(65_535);
+const components = z.array(z.object({ svn })).length(16);
+const moduleLevels = z.array(z.object({ tcb: z.object({ isvsvn: svn }), tcbStatus: z.string() }));
+
+/** Intel PCS API 4.0, TCB info version 3 for TDX. */
+const tcbInfoSchema = z.object({
+  id: z.literal('TDX'),
+  version: z.literal(3),
+  issueDate: instant,
+  nextUpdate: instant,
+  fmspc: hexText(6),
+  pceId: hexText(2),
+  tdxModule: z.object({ mrsigner: hexText(48), attributes: hexText(8), attributesMask: hexText(8) }),
+  tdxModuleIdentities: z
+    .array(
+      z.object({
+        id: z.string(),
+        mrsigner: hexText(48),
+        attributes: hexText(8),
+        attributesMask: hexText(8),
+        tcbLevels: moduleLevels,
+      }),
+    )
+    .default([]),
+  tcbLevels: z.array(
+    z.object({
+      tcb: z.object({ sgxtcbcomponents: components, tdxtcbcomponents: components, pcesvn: svn }),
+      tcbStatus: z.string(),
+    }),
+  ),
+});
+
+/** Intel PCS API 4.0, identity of the TD quoting enclave, version 2. */
+const qeIdentitySchema = z.object({
+  id: z.literal('TD_QE'),
+  version: z.literal(2),
+  issueDate: instant,
+  nextUpdate: instant,
+  miscselect: hexText(4),
+  miscselectMask: hexText(4),
+  attributes: hexText(16),
+  attributesMask: hexText(16),
+  mrsigner: hexText(32),
+  isvprodid: svn,
+  tcbLevels: moduleLevels,
+});
+
+export type TcbInfo = z.infer<typeof tcbInfoSchema>;
+export type QeIdentity = z.infer<typeof qeIdentitySchema>;
+
+interface SignedText {
+  readonly text: string;
+  readonly signature: Uint8Array;
+  readonly chain: readonly Certificate[];
+}
+
+/** What Intel publishes about platforms, as parsed; nothing in it is believed yet. */
+export interface Collateral {
+  readonly tcbInfo: TcbInfo;
+  readonly qeIdentity: QeIdentity;
+  readonly signed: readonly SignedText[];
+  readonly pckCrl: RevocationList;
+  readonly rootCrl: RevocationList;
+}
+
+/** Reads collateral; each text is kept exactly as it stands, since that is what Intel signed. */
+export function parseCollateral(bytes: Uint8Array, cache?: ChainCache): Collateral {
+  requireSize(bytes, maxCollateralBytes);
+  const file = parse(fileSchema, new TextDecoder().decode(bytes), 'the file');
+  return {
+    tcbInfo: parse(tcbInfoSchema, file.tcb_info, 'TCB info'),
+    qeIdentity: parse(qeIdentitySchema, file.qe_identity, 'QE identity'),
+    signed: [
+      {
+        text: file.tcb_info,
+        signature: Buffer.from(file.tcb_info_signature, 'hex'),
+        chain: parsePem(file.tcb_info_issuer_chain, cache?.read),
+      },
+      {
+        text: file.qe_identity,
+        signature: Buffer.from(file.qe_identity_signature, 'hex'),
+        chain: parsePem(file.qe_identity_issuer_chain, cache?.read),
+      },
+    ],
+    pckCrl: parseCrl(Buffer.from(file.pck_crl, 'hex')),
+    rootCrl: parseCrl(Buffer.from(file.root_ca_crl, 'hex')),
+  };
+}
+
+/** Whether Intel signed the collateral, it is current, and it revokes nothing of the quote's or its own chains. */
+export function verifyCollateral(
+  collateral: Collateral,
+  pckChain: readonly Certificate[],
+  trust: TdxTrust,
+): void {
+  const { at } = trust;
+  const [pck, platformCa] = pckChain;
+  const root = pckChain.at(-1);
+  if (!pck || !platformCa || !root) throw new EvidenceError('CHAIN_INCOMPLETE', 'PCK chain');
+  for (const { text, signature, chain } of collateral.signed) {
+    verifyChain(chain, {
+      at,
+      roots: trust.roots,
+      algorithms: [signatureAlgorithms.ecdsaSha256],
+      leafKeyUsage: 'digitalSignature',
+      cache: trust.cache,
+    });
+    const [signer] = chain;
+    // Any certificate of Intel's would chain; only this one speaks for collateral.
+    if (
+      signer?.commonName !== 'Intel SGX TCB Signing' ||
+      !isSigned(Buffer.from(text), signer.publicKey, signature)
+    ) {
+      throw new EvidenceError('TDX_COLLATERAL_INVALID', `signed by ${signer?.subjectText}`);
+    }
+    requireNotRevoked(collateral.rootCrl, root, signer, at);
+  }
+  requireNotRevoked(collateral.pckCrl, platformCa, pck, at);
+  requireNotRevoked(collateral.rootCrl, root, platformCa, at);
+  for (const { issueDate, nextUpdate } of [collateral.tcbInfo, collateral.qeIdentity]) {
+    if (at < issueDate || at > nextUpdate) {
+      throw new EvidenceError(
+        'TDX_COLLATERAL_EXPIRED',
+        `${issueDate.toISOString()} to ${nextUpdate.toISOString()}`,
+      );
+    }
+  }
+}
+
+function parse<T>(schema: z.ZodType<T>, text: string, what: string): T {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new EvidenceError('TDX_COLLATERAL_MALFORMED', `${what} is not JSON`, { cause });
+  }
+  const parsed = schema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const fields = [...new Set(parsed.error.issues.map(({ path }) => path.join('.')))].slice(0, 5);
+  throw new EvidenceError('TDX_COLLATERAL_MALFORMED', `${what}: ${fields.join(', ')}`);
+}
