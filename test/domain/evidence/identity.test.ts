@@ -4,7 +4,10 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { createIdentityIssuer } from '../../../bin/local/identity-issuer.ts';
 import { awsIdentityIssuers } from '../../../lib/domain/evidence/identity/aws-issuers.ts';
+import { parseIdentity } from '../../../lib/domain/evidence/identity/bytes.ts';
 import { verifyIdentityDocument } from '../../../lib/domain/evidence/identity/index.ts';
+import { verifyIdentitySignature } from '../../../lib/domain/evidence/identity/verify.ts';
+import { issue, keyPair, pem } from './forge/pki.ts';
 
 const region = 'eu-central-1';
 const issuer = await createIdentityIssuer(region);
@@ -97,6 +100,14 @@ describe('an instance identity document', () => {
 
   test('is refused when the signature endpoint’s bare RSA-1024 value is sent instead', () => {
     expect(reasonOf(relined(Buffer.alloc(128, 7)))).toBe('IDENTITY_NOT_RSA2048');
+  });
+
+  test('is refused when the pinned key of the signer is too weak, or of another kind', () => {
+    const parsed = parseIdentity(genuine);
+    const weak = issue('weak', keyPair('P-256'), undefined);
+    const lookalike = { ...parsed, signerIssuer: weak.name, signerSerial: Buffer.of(7) };
+    const issuersWithWeak = new Map([[region, [pem(weak.der)]]]);
+    expect(() => verifyIdentitySignature(lookalike, issuersWithWeak)).toThrow('IDENTITY_NOT_RSA2048');
   });
 
   test('is refused when it names another digest than SHA-256', () => {

@@ -330,6 +330,12 @@ describe('a TDX quote is malformed', () => {
       {},
       'CERTIFICATE_MALFORMED',
     ],
+    [
+      'its certificates have no line end at the end',
+      { chain: pem(intel.pck.der, intel.platformCa.der, intel.root.der).slice(0, -1) },
+      {},
+      'TDX_MALFORMED',
+    ],
     ['it has no certificates', { chain: '\0' }, {}, 'INPUT_EMPTY'],
     ['its collateral is not JSON', {}, { collateral: Buffer.from('x') }, 'TDX_COLLATERAL_MALFORMED'],
     [
