@@ -393,6 +393,8 @@ static bool read_recording(struct cm_machine *machine, int fd, const char *shown
     }
     return false;
   }
+  /* Only x86 processors have leaves to record; another one's recording says which it is. */
+  if (machine->processor.architecture[0] == '\0') memcpy(machine->processor.architecture, "x86_64", sizeof "x86_64");
   return true;
 }
 
