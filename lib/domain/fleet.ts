@@ -47,6 +47,8 @@ export async function assembleFleet(
       const disk = disks.get(pointers.get(volume.id) ?? '');
       if (disk) own.set(volume.id, disk);
     }
+    // A detached volume leaves the VM's observation; its key stays, and so does the sight of it.
+    for (const disk of disks.values()) if (disk.instanceId === id) own.set(disk.volumeId, disk);
     fleet.set(id, { vm, disks: own, posture: postures.get(id), isolation: isolations.get(id) });
   }
   return { fleet, corrupt };

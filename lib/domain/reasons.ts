@@ -14,6 +14,7 @@ export const REASONS = {
   ROOT_VOLUME: 'Root volumes are not covered: the agent that opens disks lives on them.',
   MULTI_ATTACH_VOLUME: 'Multi-Attach volumes are not covered: a disk belongs to one VM.',
   AWAITING_ADOPTION: 'The volume was made from a snapshot; it waits to be adopted by its LUKS UUID.',
+  DETACHED: 'The volume is not attached to the VM now; its key is kept.',
   DISK_MOVED:
     'The key of the disk is wrapped for another VM; it waits for a re-encryption that policy agrees to.',
   KEY_ISSUED: 'A data key was issued.',

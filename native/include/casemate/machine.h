@@ -92,7 +92,12 @@ struct cm_content {
 /* Reads a whole small text file. */
 struct cm_content cm_read_text(struct cm_machine *machine, const char *path);
 
-/* Reads the start of a file whose whole may be large (/proc/cpuinfo); complete lines only. */
+/* Reads small text files below one directory, which is looked up once: begin, read each by name, end. */
+int cm_enter(struct cm_machine *machine, const char *directory);
+struct cm_content cm_read_text_in(struct cm_machine *machine, int directory, const char *name);
+void cm_leave(int directory);
+
+/* Reads a file to its first blank line (/proc/cpuinfo, whose whole may be large); complete lines only. */
 struct cm_content cm_read_head(struct cm_machine *machine, const char *path);
 
 /* Reads a binary file of at most `size` bytes; status CM_TEXT_OK and .size on success. */

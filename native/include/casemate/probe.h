@@ -11,6 +11,8 @@ void cm_probe(struct cm_machine *machine, struct cm_report *report);
 struct cm_options {
   const char *cpuid_file; /* NULL: root's cpuid.txt, else the processor */
   const char *root;       /* NULL: /, or nothing when cpuid_file is given */
+  bool keep_leaves;       /* the processor's leaves stay from the last time: they do not change under a process,
+                             and each costs a VM exit in a guest (5 µs measured) */
 };
 
 /* One line that says what is wrong and where. */
