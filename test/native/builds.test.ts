@@ -14,11 +14,13 @@ const roots = readdirSync(machines)
   .map((name) => join(machines, name));
 const recordings = [
   ...roots.map((root) => join(root, 'cpuid.txt')),
-  ...(vectors === undefined
-    ? []
-    : readdirSync(vectors)
-        .filter((name) => name !== 'expected.json')
-        .map((name) => join(vectors, name))),
+  ...[vectors].flatMap((folder) =>
+    folder === undefined
+      ? []
+      : readdirSync(folder)
+          .filter((name) => name !== 'expected.json')
+          .map((name) => join(folder, name)),
+  ),
 ];
 const everything: string[][] = [
   ...roots.map((root) => ['--root', root]),
