@@ -10,7 +10,7 @@ import {
   type VmItem,
   type VmState,
 } from '../../lib/domain/vm.ts';
-import { AT, after, anObservation, aVm, aVolume, NOW } from '../world/items.ts';
+import { AT, anObservation, aVm, aVolume, later, NOW } from '../world/items.ts';
 
 const IN: ScopeDecision = { inScope: true, reasons: ['IN_SCOPE'], policies: ['scope.tagged'] };
 const OUT: ScopeDecision = { inScope: false, reasons: ['NOT_IN_SCOPE'], policies: [] };
@@ -62,7 +62,7 @@ describe('a VM seen again', () => {
     const shuffled = Object.fromEntries(Object.entries(anObservation()).reverse()) as ReturnType<
       typeof anObservation
     >;
-    expect(nextVm(aVm(), { kind: 'seen', observation: shuffled }, IN, after(3600))).toEqual({
+    expect(nextVm(aVm(), { kind: 'seen', observation: shuffled }, IN, later(3600))).toEqual({
       kind: 'unchanged',
     });
   });
@@ -72,13 +72,13 @@ describe('a VM seen again', () => {
     ['tags', { tags: { 'casemate:protect': 'true', Name: 'web' } }],
     ['a volume', { volumes: [aVolume(), aVolume({ id: 'vol-00000002', device: '/dev/sdg' })] }],
     ['an interface gone', { interfaces: [] }],
-    ['launch time', { launchTime: after(60).toISOString() }],
+    ['launch time', { launchTime: later(60).toISOString() }],
   ])('is written when it differs in %s', (_, overrides) => {
     expect(nextVm(aVm(), seen(overrides), IN, NOW).kind).toBe('write');
   });
 
   test('keeps the time at which it was first seen', () => {
-    const update = nextVm(aVm(), seen({ state: 'stopped' }), IN, after(999));
+    const update = nextVm(aVm(), seen({ state: 'stopped' }), IN, later(999));
     expect(update).toMatchObject({ item: { firstSeenAt: AT } });
   });
 
@@ -93,13 +93,15 @@ describe('a VM seen again', () => {
 describe('leaving scope', () => {
   test('by a tag keeps the VM managed and says that it wants to leave', () => {
     expect(nextVm(aVm(), seen({ tags: {} }), OUT, NOW)).toMatchObject({
-      item: { managed: true, leavingScope: true },
+      item: { managed: true, leavingScope: true, decision: { reasons: ['LEAVING_SCOPE'] } },
     });
   });
 
   test('ends when the tag comes back', () => {
     const leaving = aVm({ leavingScope: true, observation: { tags: {} } });
-    expect(nextVm(leaving, seen(), IN, NOW)).toMatchObject({ item: { managed: true, leavingScope: false } });
+    expect(nextVm(leaving, seen(), IN, NOW)).toMatchObject({
+      item: { managed: true, leavingScope: false, decision: { reasons: ['IN_SCOPE'] } },
+    });
   });
 
   test('cannot be talked about for a VM that never was in scope', () => {
@@ -111,7 +113,7 @@ describe('leaving scope', () => {
     const leaving = aVm({ leavingScope: true, observation: { tags: {} } });
     const lost = stored(leaving, nextVm(leaving, missed, undefined, NOW));
     expect(lost).toMatchObject({ managed: true, leavingScope: true });
-    expect(nextVm(lost, seen({ tags: {} }), OUT, after(60))).toMatchObject({
+    expect(nextVm(lost, seen({ tags: {} }), OUT, later(60))).toMatchObject({
       item: { managed: true, leavingScope: true, missingSince: null },
     });
   });
@@ -125,32 +127,33 @@ describe('a VM that EC2 does not show', () => {
   test('is not missed by a look that an event caused', () => {
     expect(nextVm(aVm(), unseen, undefined, NOW)).toEqual({ kind: 'unchanged' });
     const missing = aVm({ missingSince: AT });
-    expect(nextVm(missing, unseen, undefined, after(86_400))).toEqual({ kind: 'unchanged' });
+    expect(nextVm(missing, unseen, undefined, later(86_400))).toEqual({ kind: 'unchanged' });
   });
 
   test('is missed, not gone, by the first sweep, however old the VM is', () => {
-    const { item } = nextVm(aVm(), missed, undefined, after(86_400)) as { item: VmItem };
-    expect(item).toMatchObject({ missingSince: after(86_400).toISOString(), gone: false });
+    expect(nextVm(aVm(), missed, undefined, later(86_400))).toMatchObject({
+      item: { missingSince: later(86_400).toISOString(), gone: false },
+    });
   });
 
   test('is not gone by a second sweep a second too early', () => {
     const missing = aVm({ missingSince: AT });
-    expect(nextVm(missing, missed, undefined, after(GONE_AFTER_SECONDS - 1))).toEqual({ kind: 'unchanged' });
+    expect(nextVm(missing, missed, undefined, later(GONE_AFTER_SECONDS - 1))).toEqual({ kind: 'unchanged' });
   });
 
   test('is gone by a second sweep 15 minutes after the first that missed it', () => {
     const missing = aVm({ missingSince: AT });
-    expect(nextVm(missing, missed, undefined, after(900))).toMatchObject({
+    expect(nextVm(missing, missed, undefined, later(900))).toMatchObject({
       item: { gone: true, managed: true, observation: anObservation() },
     });
   });
 
   test('starts counting anew after it was seen in between', () => {
     const missing = aVm({ missingSince: AT });
-    const back = stored(missing, nextVm(missing, seen(), IN, after(600)));
+    const back = stored(missing, nextVm(missing, seen(), IN, later(600)));
     expect(back.missingSince).toBeNull();
-    expect(nextVm(back, missed, undefined, after(901))).toMatchObject({
-      item: { gone: false, missingSince: after(901).toISOString() },
+    expect(nextVm(back, missed, undefined, later(901))).toMatchObject({
+      item: { gone: false, missingSince: later(901).toISOString() },
     });
   });
 
@@ -161,7 +164,7 @@ describe('a VM that EC2 does not show', () => {
   });
 
   test('that is gone already is left as it is', () => {
-    expect(nextVm(aVm({ gone: true }), missed, undefined, after(9999))).toEqual({ kind: 'unchanged' });
+    expect(nextVm(aVm({ gone: true }), missed, undefined, later(9999))).toEqual({ kind: 'unchanged' });
   });
 });
 
@@ -177,7 +180,7 @@ describe('whatever is seen of a VM, in any order', () => {
   const history = fc.array(fc.tuple(sighting, fc.integer({ min: 0, max: 1200 })), { maxLength: 30 });
 
   test('once managed stays managed, and gone has its reason', () => {
-    fc.assert(
+    void fc.assert(
       fc.property(history, (events) => {
         let known: VmItem | undefined;
         let seconds = 0;
@@ -187,8 +190,8 @@ describe('whatever is seen of a VM, in any order', () => {
           seconds += pause;
           const update =
             event.kind === 'seen'
-              ? nextVm(known, seen({ state: event.state }), event.inScope ? IN : OUT, after(seconds))
-              : nextVm(known, event, undefined, after(seconds));
+              ? nextVm(known, seen({ state: event.state }), event.inScope ? IN : OUT, later(seconds))
+              : nextVm(known, event, undefined, later(seconds));
           if (event.kind === 'seen') missedSince = undefined;
           else if (event.bySweep && known && !known.gone) missedSince ??= seconds;
           const before = known;
@@ -207,7 +210,7 @@ describe('whatever is seen of a VM, in any order', () => {
   });
 
   test('looking twice writes once', () => {
-    fc.assert(
+    void fc.assert(
       fc.property(sighting, fc.boolean(), (event, isKnown) => {
         const known = isKnown ? aVm() : undefined;
         const look = (vm: VmItem | undefined) =>
@@ -243,7 +246,7 @@ describe('which volumes get a key', () => {
 });
 
 test('canonical JSON is the same for the same content, and another for another', () => {
-  fc.assert(
+  void fc.assert(
     fc.property(fc.dictionary(fc.string(), fc.jsonValue()), (value) => {
       const reversed = Object.fromEntries(Object.entries(value).reverse());
       expect(canonicalJson(reversed)).toBe(canonicalJson(value));
