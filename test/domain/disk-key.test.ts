@@ -76,7 +76,7 @@ describe('what a volume needs', () => {
   });
 
   test('nothing is ever issued where a disk is known, whatever else is true', () => {
-    fc.assert(
+    void fc.assert(
       fc.property(
         fc.record({ managed: fc.boolean(), gone: fc.boolean(), leavingScope: fc.boolean() }),
         fc.record({ root: fc.boolean(), multiAttach: fc.boolean() }),

@@ -11,7 +11,7 @@ import {
   settleIsolation,
 } from '../../lib/domain/isolation.ts';
 import type { ObservedInterface } from '../../lib/domain/vm.ts';
-import { AT, after, anInterface, anIsolation, aPosture, aVm, NOW } from '../world/items.ts';
+import { AT, anInterface, anIsolation, aPosture, aVm, later, NOW } from '../world/items.ts';
 
 const OWN = { probation: 'sg-00000001', quarantine: 'sg-00000002' };
 const ORIGINALS = ['sg-0000aaaa', 'sg-0000bbbb'];
@@ -42,9 +42,9 @@ describe('which profile a VM belongs in', () => {
   });
 
   test('a compliant posture that grew stale is probation, to the second', () => {
-    const posture = aPosture({ validUntil: after(900).toISOString() });
-    expect(decideProfile(aVm(), posture, after(900))).toMatchObject({ profile: 'workload' });
-    expect(decideProfile(aVm(), posture, after(901))).toMatchObject({
+    const posture = aPosture({ validUntil: later(900).toISOString() });
+    expect(decideProfile(aVm(), posture, later(900))).toMatchObject({ profile: 'workload' });
+    expect(decideProfile(aVm(), posture, later(901))).toMatchObject({
       profile: 'probation',
       reasons: ['REPORT_STALE'],
     });
@@ -56,7 +56,7 @@ describe('which profile a VM belongs in', () => {
 
   test('a stale noncompliant posture stays quarantine', () => {
     const posture = aPosture({ verdict: 'noncompliant', validUntil: AT });
-    expect(decideProfile(aVm(), posture, after(9999))).toMatchObject({ profile: 'quarantine' });
+    expect(decideProfile(aVm(), posture, later(9999))).toMatchObject({ profile: 'quarantine' });
   });
 
   test('a VM that leaves scope keeps its fence', () => {
@@ -301,7 +301,7 @@ describe('any history of profiles and of interfaces that come, go and drift', ()
   );
 
   test('never loses an original group and never records one of its own', () => {
-    fc.assert(
+    void fc.assert(
       fc.property(
         fc.array(fc.uniqueArray(group, { minLength: 1, maxLength: 3 }), { minLength: 3, maxLength: 3 }),
         fc.array(step, { maxLength: 25 }),
@@ -350,7 +350,7 @@ describe('the next item', () => {
     mode: 'enforce' as const,
     interfaces: anIsolation().interfaces,
     reasons: ['POSTURE_PROVEN'],
-    now: after(60),
+    now: later(60),
     ...overrides,
   });
 
@@ -368,7 +368,7 @@ describe('the next item', () => {
   ])('is another when %s changed', (_, overrides) => {
     expect(nextIsolation(anIsolation(), change(overrides))).toMatchObject({
       ...overrides,
-      changedAt: after(60).toISOString(),
+      changedAt: later(60).toISOString(),
     });
   });
 
@@ -378,13 +378,13 @@ describe('the next item', () => {
       for (const applied of [false, true]) {
         const next = nextIsolation(
           item,
-          change({ profile: i % 2 ? 'workload' : 'probation', applied, now: after(i) }),
+          change({ profile: i % 2 ? 'workload' : 'probation', applied, now: later(i) }),
         );
         item = { pk: 'isolation#', version: 1, ...next };
       }
     }
     expect(item?.decisions.map((d) => d.at)).toEqual(
-      Array.from({ length: 10 }, (_, i) => after(14 - i).toISOString()),
+      Array.from({ length: 10 }, (_, i) => later(14 - i).toISOString()),
     );
   });
 });

@@ -17,7 +17,7 @@ import {
 } from '../../lib/domain/posture.ts';
 import type { ReportJudgement } from '../../lib/domain/report.ts';
 import { createAgent, fact } from '../world/agent.ts';
-import { AT, after, anEnrolment, aPosture, aStanding, aVm, NOW, VM_ID } from '../world/items.ts';
+import { AT, anEnrolment, aPosture, aStanding, aVm, later, NOW, VM_ID } from '../world/items.ts';
 
 const enrolment = anEnrolment(createAgent(VM_ID));
 const decided = (allowed: boolean, reason: string, errors: string[] = []): PolicyDecision => ({
@@ -62,7 +62,7 @@ describe('the verdict', () => {
       verdict: 'compliant',
       reasons: ['POSTURE_PROVEN'],
       policies: ['some.policy'],
-      validUntil: after(900).toISOString(),
+      validUntil: later(900).toISOString(),
     });
   });
 
@@ -99,10 +99,10 @@ describe('the verdict', () => {
   });
 
   test('is unproven when the last report is older than it may be, counted from its measurement', () => {
-    expect(assess({ now: after(900) }).verdict).toBe('compliant');
-    expect(assess({ now: after(901) })).toMatchObject({ verdict: 'unproven', reasons: ['REPORT_STALE'] });
+    expect(assess({ now: later(900) }).verdict).toBe('compliant');
+    expect(assess({ now: later(901) })).toMatchObject({ verdict: 'unproven', reasons: ['REPORT_STALE'] });
     const waited = {
-      standing: aStanding({ observedAt: after(-901).toISOString() }),
+      standing: aStanding({ observedAt: later(-901).toISOString() }),
       facts: [],
       contradicted: false,
     };
@@ -112,7 +112,7 @@ describe('the verdict', () => {
 
 describe('quarantine', () => {
   test.each([
-    ['the report grows stale', { now: after(901) }, 'REPORT_STALE'],
+    ['the report grows stale', { now: later(901) }, 'REPORT_STALE'],
     ['the enrolment is gone', { enrolment: undefined }, 'NOT_ENROLLED'],
     ['there is no report', { posture: { standing: null, facts: [], contradicted: false } }, 'NO_REPORT'],
   ])('is not left because %s', (_, overrides, reason) => {
@@ -155,7 +155,7 @@ describe('a policy that fails to evaluate', () => {
 });
 
 test('nothing is ever compliant without enrolment, a fresh report and an unerring permit', () => {
-  fc.assert(
+  void fc.assert(
     fc.property(
       fc.record({
         enrolled: fc.boolean(),
@@ -177,7 +177,7 @@ test('nothing is ever compliant without enrolment, a fresh report and an unerrin
             enrolment: c.enrolled ? enrolment : undefined,
             posture: { standing: c.reported ? aStanding() : null, facts: [], contradicted: false },
             previous: c.previous,
-            now: after(c.age),
+            now: later(c.age),
           },
           ask,
         );
@@ -246,14 +246,14 @@ describe('what a posture is worth now', () => {
     expect(standingVerdict(undefined, NOW)).toEqual({ verdict: 'unproven', reasons: ['NO_REPORT'] });
   });
   test('what it says, up to its end', () => {
-    expect(standingVerdict(aPosture(), after(900)).verdict).toBe('compliant');
-    expect(standingVerdict(aPosture(), after(900.001))).toEqual({
+    expect(standingVerdict(aPosture(), later(900)).verdict).toBe('compliant');
+    expect(standingVerdict(aPosture(), later(900.001))).toEqual({
       verdict: 'unproven',
       reasons: ['REPORT_STALE'],
     });
   });
   test('noncompliant does not end', () => {
-    expect(standingVerdict(aPosture({ verdict: 'noncompliant' }), after(1e6)).verdict).toBe('noncompliant');
+    expect(standingVerdict(aPosture({ verdict: 'noncompliant' }), later(1e6)).verdict).toBe('noncompliant');
   });
 });
 
@@ -283,9 +283,9 @@ describe('a judged report', () => {
   test('that was refused changes no fact, and is recorded with its reason', () => {
     const known = { ...before, facts: payload.facts, standing: aStanding() };
     const judgement = { kind: 'refuse', reason: 'REPORT_TIME_SKEW', authenticated: true } as const;
-    expect(foldReport(known, judgement, after(5))).toEqual({
+    expect(foldReport(known, judgement, later(5))).toEqual({
       ...known,
-      refusals: { count: 1, last: { at: after(5).toISOString(), reason: 'REPORT_TIME_SKEW' } },
+      refusals: { count: 1, last: { at: later(5).toISOString(), reason: 'REPORT_TIME_SKEW' } },
     });
   });
 
@@ -327,10 +327,10 @@ describe('assessing anew', () => {
     const first = again(state({ verdict: 'unproven', reasons: ['NO_REPORT'] }));
     expect(first.decisions).toHaveLength(1);
     const moved = again(
-      { ...first, standing: aStanding({ observedAt: after(60).toISOString() }) },
-      after(60),
+      { ...first, standing: aStanding({ observedAt: later(60).toISOString() }) },
+      later(60),
     );
-    expect(moved.validUntil).toBe(after(960).toISOString());
+    expect(moved.validUntil).toBe(later(960).toISOString());
     expect(moved.decisions).toEqual(first.decisions);
   });
 
@@ -339,12 +339,12 @@ describe('assessing anew', () => {
     for (let i = 1; i <= DECISIONS_KEPT + 5; i++) {
       const leave = decided(i % 2 === 0, `REASON_${i}`);
       posture = reassess(
-        { vm: aVm(), enrolment, posture, maxAgeSeconds: 9000, now: after(i) },
+        { vm: aVm(), enrolment, posture, maxAgeSeconds: 9000, now: later(i) },
         policy({ leave }).ask,
       );
     }
     expect(posture.decisions.map((d) => d.at)).toEqual(
-      Array.from({ length: DECISIONS_KEPT }, (_, i) => after(DECISIONS_KEPT + 5 - i).toISOString()),
+      Array.from({ length: DECISIONS_KEPT }, (_, i) => later(DECISIONS_KEPT + 5 - i).toISOString()),
     );
     expect(postureItem.safeParse({ pk: `posture#${VM_ID}`, version: 1, ...posture }).success).toBe(true);
   });

@@ -16,7 +16,7 @@ import { signAsAgent } from '../../lib/domain/signature.ts';
 import { type Purpose, signedBytes } from '../../lib/domain/transcript.ts';
 import { BOOT, createAgent, fact, GOOD_FACTS, sealReport } from '../world/agent.ts';
 import { ACCOUNT, REGION } from '../world/ec2.ts';
-import { AT, after, anEnrolment, aStanding, aVm, NOW, VM_ID } from '../world/items.ts';
+import { AT, anEnrolment, aStanding, aVm, later, NOW, VM_ID } from '../world/items.ts';
 import { API_ORIGIN } from '../world/world.ts';
 
 const agent = createAgent(VM_ID);
@@ -71,7 +71,7 @@ describe('a report in order', () => {
   });
 
   test('that waited in the spool is accepted with the time of its measurement', () => {
-    const observedAt = after(-3600).toISOString();
+    const observedAt = later(-3600).toISOString();
     expect(judgeReport(report(1, { observedAt }), context())).toMatchObject({
       kind: 'accept',
       standing: { observedAt, sentAt: AT },
@@ -110,7 +110,7 @@ describe('a report that comes late or twice', () => {
 });
 
 describe('a report of another boot', () => {
-  const standing = aStanding({ sequence: 9, missing: 4, late: 2, sentAt: after(-60).toISOString() });
+  const standing = aStanding({ sequence: 9, missing: 4, late: 2, sentAt: later(-60).toISOString() });
 
   test('that was sent later starts the counts anew', () => {
     expect(judgeReport(report(1, { bootId: OTHER_BOOT }), context({ standing }))).toMatchObject({
@@ -123,8 +123,8 @@ describe('a report of another boot', () => {
     for (const sequence of [1, 10, 1000]) {
       const old = report(sequence, {
         bootId: OTHER_BOOT,
-        sentAt: after(-61).toISOString(),
-        observedAt: after(-61).toISOString(),
+        sentAt: later(-61).toISOString(),
+        observedAt: later(-61).toISOString(),
       });
       expect(judgeReport(old, context({ standing }))).toMatchObject({
         kind: 'late',
@@ -210,7 +210,7 @@ describe('a report is refused as', () => {
 
   test('REPORT_BAD_SIGNATURE when any one character of the payload was changed', () => {
     const detail = report();
-    fc.assert(
+    void fc.assert(
       fc.property(fc.nat(detail.payload.length - 1), fc.constantFrom('0', 'x', '"', ' '), (at, character) => {
         fc.pre(detail.payload[at] !== character);
         const payload = detail.payload.slice(0, at) + character + detail.payload.slice(at + 1);
@@ -258,12 +258,12 @@ describe('a report is refused as', () => {
   ])(
     'REPORT_TIME_SKEW beyond five minutes either way: received %i s after it was sent',
     (seconds, outcome) => {
-      expect(refusal(report(), { receivedAt: after(seconds) })).toEqual(outcome);
+      expect(refusal(report(), { receivedAt: later(seconds) })).toEqual(outcome);
     },
   );
 
   test('REPORT_TIME_SKEW when it was measured after it was sent', () => {
-    expect(refusal(report(1, { observedAt: after(1).toISOString() }))).toEqual(['REPORT_TIME_SKEW', true]);
+    expect(refusal(report(1, { observedAt: later(1).toISOString() }))).toEqual(['REPORT_TIME_SKEW', true]);
   });
 
   test('FACT_CONTRADICTS_EC2, and takes its place in the stream, so that no older one can undo it', () => {
@@ -310,7 +310,7 @@ describe('a fact contradicts what EC2 asserts', () => {
   });
 
   test('never by being unknown or by not being there', () => {
-    fc.assert(
+    void fc.assert(
       fc.property(
         fc.constantFrom('enabled' as const, 'disabled' as const, null),
         fc.constantFrom('enabled' as const, 'disabled' as const, null),
@@ -327,7 +327,7 @@ describe('a fact contradicts what EC2 asserts', () => {
 describe('any order in which the reports of one boot come', () => {
   test('accepts ever higher numbers only, and every number is accepted, missing or late', () => {
     const sealed = new Map(Array.from({ length: 9 }, (_, i) => [i + 1, report(i + 1)]));
-    fc.assert(
+    void fc.assert(
       fc.property(fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 20 }), (order) => {
         let standing: ReportStanding | null = null;
         let late = 0;

@@ -14,7 +14,7 @@ export const AT = '2026-11-24T08:00:00.000Z';
 export const NOW = new Date(AT);
 
 /** `NOW` and so many seconds. */
-export const after = (seconds: number): Date => new Date(NOW.getTime() + seconds * 1000);
+export const later = (seconds: number): Date => new Date(NOW.getTime() + seconds * 1000);
 
 export const anInterface = (overrides: Partial<ObservedInterface> = {}): ObservedInterface => ({
   id: 'eni-0a1b2c3d4e5f60718',
@@ -112,7 +112,7 @@ export const aPosture = (overrides: Partial<PostureItem> = {}): PostureItem => (
   verdict: 'compliant',
   reasons: ['POSTURE_PROVEN'],
   policies: ['posture.reported'],
-  validUntil: after(900).toISOString(),
+  validUntil: later(900).toISOString(),
   decidedAt: AT,
   decisions: [],
   ...overrides,
