@@ -30,17 +30,30 @@ export interface Message {
   receives: number;
 }
 
+interface Command {
+  readonly constructor: { readonly name: string };
+  readonly input: Record<string, unknown>;
+}
+
+interface Fault {
+  readonly call: string;
+  readonly error: Error;
+  readonly when: (input: Record<string, unknown>) => boolean;
+}
+
 let engine: PolicyEngine | undefined;
 
 /** The project's own policies in Cedar itself. */
 export function projectPolicies(): PolicyEngine {
-  engine ??= createPolicyEngine(
-    readFileSync(
-      new URL('../../node_modules/@cedar-policy/cedar-wasm/web/cedar_wasm_bg.wasm', import.meta.url),
-    ),
-    readPolicySources(new URL('../../policies/', import.meta.url)),
-  );
+  engine ??= createPolicyEngine(cedarWasm(), readPolicySources(new URL('../../policies/', import.meta.url)));
   return engine;
+}
+
+/** Cedar's wasm, as it lies beside each bundle. */
+export function cedarWasm(): Uint8Array {
+  return readFileSync(
+    new URL('../../node_modules/@cedar-policy/cedar-wasm/web/cedar_wasm_bg.wasm', import.meta.url),
+  );
 }
 
 /** What the rules of the deployed buses do: which queue gets which event. */
@@ -56,7 +69,13 @@ function queuesFor(source: string, detailType: string): readonly QueueName[] {
  * The whole pipeline in one process: the exported, middy-wrapped handlers, with EC2, DynamoDB, KMS,
  * EventBridge and SQS faked at the edge of their clients. Nothing is delivered until a test delivers it.
  */
-export function createWorld(options: { readonly mode?: Mode; readonly policy?: PolicyEngine } = {}) {
+export function createWorld(
+  options: {
+    readonly mode?: Mode;
+    readonly policy?: PolicyEngine;
+    readonly logLevel?: 'SILENT' | 'DEBUG';
+  } = {},
+) {
   const effects = countEffects();
   const ec2 = fakeEc2(effects);
   const dynamodb = fakeDynamoDb(effects);
@@ -64,6 +83,18 @@ export function createWorld(options: { readonly mode?: Mode; readonly policy?: P
   const rejected: { readonly body: string; readonly reason: string }[] = [];
   const announced: { readonly detailType: string; readonly detail: Record<string, unknown> }[] = [];
   const kmsContexts: Record<string, string>[] = [];
+  const faults = new Set<Fault>();
+  const failing = <T extends { send: unknown }>(client: T): T => {
+    const send = (client.send as (command: Command) => Promise<unknown>).bind(client);
+    client.send = async (command: Command) => {
+      const name = command.constructor.name.replace(/Command$/, '');
+      for (const fault of faults) {
+        if (fault.call === name && fault.when(command.input)) throw fault.error;
+      }
+      return send(command);
+    };
+    return client;
+  };
   let clock = Date.parse('2026-11-24T08:00:00Z');
   let sequence = 0;
   const now = () => new Date(clock);
@@ -104,6 +135,13 @@ export function createWorld(options: { readonly mode?: Mode; readonly policy?: P
     if (command instanceof SendMessageCommand) {
       const { MessageBody = '', MessageAttributes } = command.input;
       return effects.write('reject', () => {
+        for (const text of [
+          MessageBody,
+          ...Object.values(MessageAttributes ?? {}).map((a) => a.StringValue),
+        ]) {
+          if (!isSqsText(text ?? ''))
+            throw Object.assign(new Error('characters'), { name: 'InvalidMessageContents' });
+        }
         rejected.push({ body: MessageBody, reason: MessageAttributes?.['reason']?.StringValue ?? '' });
         return {};
       });
@@ -117,8 +155,10 @@ export function createWorld(options: { readonly mode?: Mode; readonly policy?: P
     throw new Error('SQS here does not know it');
   }) as typeof sqs.send;
 
+  for (const client of [ec2.client, dynamodb.client, kms, eventbridge, sqs]) failing(client);
+
   const telemetry = () => ({
-    logger: new Logger({ logLevel: 'SILENT' }),
+    logger: new Logger({ logLevel: options.logLevel ?? 'SILENT' }),
     metrics: new Metrics({ namespace: 'Casemate' }),
   });
   const common = () => ({
@@ -203,6 +243,16 @@ export function createWorld(options: { readonly mode?: Mode; readonly policy?: P
     announced,
     kmsContexts,
     handlers,
+    /** What the functions are made with; tests make their own with other settings. */
+    common,
+    /** Has every call of this name fail that `when` picks, until the answer is called. */
+    fail(call: string, error: Error, when: Fault['when'] = () => true): () => void {
+      const fault = { call, error, when };
+      faults.add(fault);
+      return () => {
+        faults.delete(fault);
+      };
+    },
     emit,
     enqueue,
     deliver,
@@ -227,6 +277,11 @@ export function createWorld(options: { readonly mode?: Mode; readonly policy?: P
 }
 
 export type World = ReturnType<typeof createWorld>;
+
+/** https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html; empty is refused too. */
+function isSqsText(text: string): boolean {
+  return /^[\t\n\r\u{20}-\u{D7FF}\u{E000}-\u{FFFD}\u{10000}-\u{10FFFF}]+$/u.test(text);
+}
 
 export const API_ORIGIN = 'https://api.casemate.example';
 
