@@ -79,8 +79,10 @@ export function fakeDynamoDb(effects: Effects): { client: DynamoDBClient; rows: 
       const values = unmarshall(ExpressionAttributeValues as Marshalled);
       return effects.write(`update ${pk}`, () => {
         if (!holds(ConditionExpression, rows.get(pk), values)) throw conditionFailed();
-        if (command.input.UpdateExpression !== 'SET used = :true') throw new Error('unknown update');
-        rows.set(pk, { ...rows.get(pk), pk, used: true });
+        const [, attribute = '', value = ''] =
+          /^SET (\w+) = (:\w+)$/.exec(command.input.UpdateExpression ?? '') ?? [];
+        if (!(value in values)) throw new Error('unknown update');
+        rows.set(pk, { ...rows.get(pk), pk, [attribute]: values[value] });
         return {};
       });
     }
