@@ -1,3 +1,7 @@
+// Powertools would print every metric of every handler run among the results.
+process.env['POWERTOOLS_METRICS_DISABLED'] = 'true';
+process.env['POWERTOOLS_SERVICE_NAME'] = 'test';
+
 /**
  * Suites are chosen by folder: `test/` mirrors the source; `test/integration/` needs the embedded
  * cloud, `test/system/` real VMs and servers.

@@ -1,0 +1,53 @@
+import { readFileSync } from 'node:fs';
+import * as z from 'zod';
+import { region } from '../lib/domain/ids.ts';
+
+/** The agent's configuration is missing or wrong. The message names every fault. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+/** HPKE and signatures do not authenticate the server: TLS does. Loopback is the embedded cloud. */
+const apiUrl = z.url().refine(
+  (text) => {
+    const url = new URL(text);
+    return url.protocol === 'https:' || ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname);
+  },
+  { error: 'must be https (http only on loopback)' },
+);
+
+export const configSchema = z.strictObject({
+  region,
+  /** The API with its stage: `https://abc.execute-api.eu-west-1.amazonaws.com/v1`. Its origin is signed. */
+  apiUrl,
+  busName: z.string().min(1),
+  /** Root-only: the agent's key, its spool, its counters. */
+  stateDir: z.string().min(1).default('/var/lib/casemate'),
+  metadataEndpoint: z.url().default('http://169.254.169.254'),
+  reportIntervalSeconds: z.number().int().min(1).max(3600).default(300),
+  /** Reports that wait while the bus is away; beyond it the oldest are dropped. */
+  spoolMax: z.number().int().min(1).max(100_000).default(2000),
+  /** A recorded machine to probe in place of this one. */
+  machine: z.strictObject({ cpuidFile: z.string().optional(), root: z.string().optional() }).optional(),
+});
+export type AgentConfig = Readonly<z.infer<typeof configSchema>>;
+
+/** @throws ConfigError */
+export function readConfig(file: string): AgentConfig {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    throw new ConfigError(`${file}: ${error instanceof Error ? error.message : String(error)}`, {
+      cause: error,
+    });
+  }
+  const parsed = configSchema.safeParse(json);
+  if (!parsed.success) {
+    const faults = parsed.error.issues.map(
+      (issue) => `${issue.path.join('.') || 'the document'}: ${issue.message}`,
+    );
+    throw new ConfigError(`${file}: ${faults.join('; ')}`);
+  }
+  return Object.freeze(parsed.data);
+}

@@ -1,0 +1,86 @@
+/**
+ * The only door to the native addon: what this machine really is, as facts.
+ */
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { type ProbeResult, probeResult } from '../lib/domain/fact.ts';
+
+export interface ProbeOptions {
+  /** CPUID leaves from a recording (`cpuid -r`, InstLatx64, Firecracker fingerprint, our own). */
+  readonly cpuidFile?: string | undefined;
+  /** Another /proc, /sys, /dev; its cpuid.txt, when there is one, stands for the processor. */
+  readonly root?: string | undefined;
+}
+
+/** Memory for keys, as the addon gives it; agent/secure-memory.ts says what each does. */
+export interface NativeSecureMemory {
+  readonly size: number;
+  readonly backing: 'memfd_secret' | 'locked';
+  readonly address: string;
+  take(source: Uint8Array, offset: number): void;
+  randomize(): void;
+  equals(bytes: Uint8Array): boolean;
+  equalsMemory(other: NativeSecureMemory): boolean;
+  writeTo(fd: number): void;
+  readFrom(fd: number): number;
+  use<T>(callback: (view: Uint8Array<ArrayBuffer>) => T): T;
+  release(): void;
+}
+
+/** What the addon exports: native/src/binding.c. */
+interface Native {
+  probe(options: ProbeOptions): string;
+  SecureMemory: new (size: number) => NativeSecureMemory;
+}
+
+/**
+ * The probe could not run: a recording that cannot be read (`CASEMATE_PROBE_RECORDING`, with file and line in
+ * the message), or wrong options (`CASEMATE_PROBE_USAGE`). Not retryable: the same input fails again.
+ */
+export class ProbeError extends Error {
+  override readonly name = 'ProbeError';
+  readonly code: string;
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** The addon is not built or does not fit this Node (`npm run build:native`). Not retryable. */
+export class NativeAddonError extends Error {
+  override readonly name = 'NativeAddonError';
+}
+
+let loaded: Native | undefined;
+
+/** The addon, loaded once. */
+export function nativeAddon(): Native {
+  if (loaded !== undefined) return loaded;
+  const path = fileURLToPath(new URL('../native/build/casemate.node', import.meta.url));
+  try {
+    loaded = createRequire(import.meta.url)(path) as Native;
+  } catch (cause) {
+    throw new NativeAddonError(`cannot load ${path}: run "npm run build:native"`, { cause });
+  }
+  return loaded;
+}
+
+/** An error that the addon threw. By its shape: its class may be another realm's (a vm context, as in tests). */
+export function isNativeError(cause: unknown, prefix: string): cause is { code: string; message: string } {
+  if (typeof cause !== 'object' || cause === null || !('code' in cause) || !('message' in cause))
+    return false;
+  return typeof cause.code === 'string' && cause.code.startsWith(prefix) && typeof cause.message === 'string';
+}
+
+/** Looks at this machine, or at a recorded one. What cannot be seen is `unknown`, with a reason. */
+export function probe(options: ProbeOptions = {}): ProbeResult {
+  const native = nativeAddon();
+  let json: string;
+  try {
+    json = native.probe(options);
+  } catch (cause) {
+    if (isNativeError(cause, 'CASEMATE_PROBE_')) throw new ProbeError(cause.code, cause.message, { cause });
+    throw cause;
+  }
+  return probeResult.parse(JSON.parse(json));
+}

@@ -1,0 +1,170 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Command } from 'commander';
+import { divergences, type VmRecord } from '../../lib/domain/convergence.ts';
+import { instanceId } from '../../lib/domain/ids.ts';
+import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
+import { verifyCommand } from '../verify/index.ts';
+import { type Connection, ConnectionError, connect } from './connection.ts';
+import { eventsCommand } from './events.ts';
+import { readFleet } from './fleet.ts';
+import { localCommand } from './local.ts';
+import { fleetTable } from './table.ts';
+import { UsageError } from './usage.ts';
+import { viewOf } from './view.ts';
+
+const program = new Command('casemate')
+  .description('Every VM earns its disk key: see what Casemate knows and decided')
+  .version('0.1.0')
+  .option('--stack <name>', 'name of the deployed stack', 'Casemate')
+  .showHelpAfterError()
+  .addHelpText(
+    'after',
+    '\nTalks to the embedded cloud while `npm start` runs, else to AWS as the AWS CLI would.' +
+      '\nExit codes: 0 done, 1 not found or failed, 2 wrong usage.',
+  )
+  .exitOverride((error) => {
+    process.exit(error.exitCode === 0 ? 0 : 2);
+  });
+
+const connected = (): Promise<Connection> => connect(program.opts<{ stack: string }>().stack);
+
+program
+  .command('vms')
+  .description('list the VMs with their volumes, keys, isolation and posture')
+  .option('--json', 'print one JSON document')
+  .option('--watch', 'print again every two seconds')
+  .action(async (options: { json?: boolean; watch?: boolean }) => {
+    if (options.json && options.watch) throw new UsageError('--json and --watch do not go together');
+    const connection = await connected();
+    for (;;) {
+      const now = new Date();
+      const views = [...(await readFleet(connection)).values()].map((record) => viewOf(record, now));
+      if (options.json) print(JSON.stringify({ vms: views }, null, 2));
+      else if (views.length === 0) print('No VM was observed yet.');
+      else {
+        if (options.watch && process.stdout.isTTY) process.stdout.write('\x1b[2J\x1b[H');
+        print(fleetTable(views, process.stdout));
+      }
+      if (!options.watch) return;
+      await sleep(2000);
+    }
+  });
+
+program
+  .command('show')
+  .description('show everything that is known of one VM')
+  .argument('<instance>', 'instance id')
+  .option('--json', 'print one JSON document')
+  .action(async (id: string, options: { json?: boolean }) => {
+    const connection = await connected();
+    const record = await find(connection, id);
+    const now = new Date();
+    const view = viewOf(record, now);
+    const open = divergences(record, connection.mode, now);
+    if (options.json) {
+      print(JSON.stringify({ ...view, divergences: open, observation: record.vm.observation }, null, 2));
+      return;
+    }
+    print(fleetTable([view], process.stdout));
+    const { instanceType, launchTime, tags } = record.vm.observation;
+    print(`type       ${instanceType}, launched ${launchTime}`);
+    print(
+      `tags       ${
+        Object.entries(tags)
+          .map(([k, v]) => `${k}=${v}`)
+          .join(' ') || '-'
+      }`,
+    );
+    print(`converged  ${open.length === 0 ? 'yes' : `no: ${open.join(', ')}`}`);
+    const standing = record.posture?.standing;
+    if (standing) {
+      print(
+        `reports    ${standing.sequence} in boot ${standing.bootId}, ${standing.missing} missing, ${standing.late} late, last ${standing.observedAt}`,
+      );
+    }
+    print('facts');
+    for (const [fact, { state, source, value }] of Object.entries(view.posture.facts).sort()) {
+      print(`  ${fact.padEnd(32)} ${state.padEnd(8)} ${source.padEnd(9)} ${value ?? ''}`.trimEnd());
+    }
+  });
+
+program
+  .command('explain')
+  .description('explain the last decisions about one VM: reasons, policies, and what to do')
+  .argument('<instance>', 'instance id')
+  .option('--json', 'print one JSON document')
+  .action(async (id: string, options: { json?: boolean }) => {
+    const connection = await connected();
+    const record = await find(connection, id);
+    const decisions = decisionsOf(record);
+    const { posture } = record;
+    if (options.json) {
+      const facts = viewOf(record, new Date()).posture.facts;
+      print(JSON.stringify({ id, decisions, refusals: posture?.refusals ?? null, facts }, null, 2));
+      return;
+    }
+    for (const { at, what, reasons, policies } of decisions) {
+      print(`${at}  ${what}`);
+      for (const reason of reasons)
+        print(`    ${reason}: ${REASONS[reason as Reason] ?? 'a policy of your own'}`);
+      if (policies.length > 0) print(`    policies: ${policies.join(', ')}`);
+    }
+    const refusal = posture?.refusals.last;
+    if (posture && refusal) {
+      print(`${refusal.at}  last of ${posture.refusals.count} refused reports`);
+      print(`    ${refusal.reason}: ${REASONS[refusal.reason as Reason] ?? ''}`);
+    }
+    print('facts that policy read: casemate show --json');
+  });
+
+program.addCommand(eventsCommand());
+program.addCommand(localCommand());
+program.addCommand(verifyCommand());
+
+interface Decision {
+  readonly at: string;
+  readonly what: string;
+  readonly reasons: readonly string[];
+  readonly policies: readonly string[];
+}
+
+/** Every recorded decision of a VM, newest first. */
+function decisionsOf(record: VmRecord): readonly Decision[] {
+  const { vm, disks, posture, isolation } = record;
+  return [
+    { ...vm.decision, what: vm.managed ? 'in scope' : 'left alone' },
+    ...[...disks.values()].map((disk) => ({
+      ...disk.decision,
+      what: `key for ${disk.volumeId} (${disk.disk})`,
+    })),
+    ...(posture?.decisions ?? []).map((d) => ({ ...d, what: `posture ${d.verdict}` })),
+    ...(isolation?.decisions ?? []).map((d) => ({
+      ...d,
+      what: `profile ${d.profile} (${d.mode})`,
+      policies: [],
+    })),
+  ].sort((a, b) => (a.at < b.at ? 1 : -1));
+}
+
+async function find(connection: Connection, id: string): Promise<VmRecord> {
+  if (!instanceId.safeParse(id).success) throw new UsageError(`${id} is not an instance id (i-…)`);
+  const record = (await readFleet(connection)).get(id);
+  if (!record) throw new ConnectionError(`${id} was not observed in ${connection.where}; see: casemate vms`);
+  return record;
+}
+
+function print(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0); // | head
+  throw error;
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.stderr.write(`casemate: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
+}

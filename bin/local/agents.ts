@@ -1,0 +1,97 @@
+import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { type EC2Client, type Instance, paginateDescribeInstances } from '@aws-sdk/client-ec2';
+import type { AgentConfig } from '../../agent/config.ts';
+import type { Outputs } from './deploy.ts';
+import { awsEnvironment, type Emulators, REGION } from './emulators.ts';
+import type { MetadataServer } from './metadata.ts';
+import { type Service, startService } from './process.ts';
+import { MACHINE_TAG, MACHINES, PROTECT_TAG } from './vms.ts';
+
+const AGENT = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
+
+export interface AgentSurroundings {
+  readonly python: string;
+  readonly emulators: Emulators;
+  readonly outputs: Outputs;
+  readonly metadata: MetadataServer;
+  readonly folder: string;
+  readonly ec2: EC2Client;
+}
+
+/** Where the files of one VM's agent are: its configuration, log, state and recorded machine. */
+export function agentHome(folder: string, instanceId: string): string {
+  return join(folder, 'agents', instanceId);
+}
+
+/**
+ * What user data does on EC2: every running VM that asks for protection gets an agent, and loses it when it
+ * stops running. A VM that names a recorded machine gets a copy of it, which one may then break.
+ */
+export function startAgents(surroundings: AgentSurroundings): { stop(): Promise<void> } {
+  const agents = new Map<string, Service>();
+  const stop = new AbortController();
+  const watch = async () => {
+    while (!stop.signal.aborted) {
+      const running = await runningInstances(surroundings.ec2).catch(() => undefined); // looked at again below
+      for (const [id, instance] of running ?? []) {
+        const tags = new Map(instance.Tags?.map((tag) => [tag.Key, tag.Value]));
+        if (agents.has(id) || stop.signal.aborted || !tags.has(PROTECT_TAG)) continue;
+        agents.set(id, startAgent(surroundings, id, tags.get(MACHINE_TAG)));
+      }
+      for (const [id, agent] of agents) {
+        if (running && !running.has(id)) {
+          agents.delete(id);
+          await agent.stop();
+        }
+      }
+      await sleep(500, undefined, { signal: stop.signal }).catch(() => undefined);
+    }
+  };
+  const done = watch();
+  return {
+    async stop() {
+      stop.abort();
+      await done;
+      await Promise.all([...agents.values()].map((agent) => agent.stop()));
+    },
+  };
+}
+
+async function runningInstances(ec2: EC2Client): Promise<ReadonlyMap<string, Instance>> {
+  const running = new Map<string, Instance>();
+  const Filters = [{ Name: 'instance-state-name', Values: ['running'] }];
+  for await (const page of paginateDescribeInstances({ client: ec2 }, { Filters })) {
+    for (const instance of page.Reservations?.flatMap((r) => r.Instances ?? []) ?? []) {
+      running.set(instance.InstanceId ?? '', instance);
+    }
+  }
+  return running;
+}
+
+/** The real agent, with the real probe of this host or of a recorded machine. */
+function startAgent(surroundings: AgentSurroundings, id: string, machine: string | undefined): Service {
+  const { emulators, outputs } = surroundings;
+  const home = agentHome(surroundings.folder, id);
+  mkdirSync(home, { recursive: true, mode: 0o700 });
+  const root = join(home, 'machine');
+  if (machine && !existsSync(root)) cpSync(join(MACHINES, machine), root, { recursive: true });
+  const config: Omit<AgentConfig, 'spoolMax'> = {
+    region: REGION,
+    // By path: `{api}.execute-api` names need not resolve on this machine.
+    apiUrl: `${emulators.aws}/restapis/${outputs['ApiId']}/v1/_user_request_`,
+    busName: outputs['BusName'] ?? '',
+    stateDir: join(home, 'state'),
+    metadataEndpoint: surroundings.metadata.endpointOf(id),
+    reportIntervalSeconds: 10,
+    ...(machine ? { machine: { root } } : {}),
+  };
+  const configFile = join(home, 'agent.json');
+  writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
+  return startService(surroundings.python, [process.execPath, AGENT, 'run', '--config', configFile], {
+    log: join(home, 'agent.log'),
+    env: awsEnvironment(emulators),
+  });
+}

@@ -1,0 +1,147 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, openSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { dirname } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+
+/** A command failed. The message holds the end of its log. */
+export class ProcessError extends Error {
+  override readonly name = 'ProcessError';
+}
+
+export interface ProcessOptions {
+  /** File that gets stdout and stderr. */
+  readonly log: string;
+  readonly env?: Record<string, string | undefined>;
+  readonly cwd?: string;
+  readonly signal?: AbortSignal;
+}
+
+const SUPERVISE = fileURLToPath(new URL('./supervise.py', import.meta.url));
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
+
+/** The Node that runs this comes first, so that functions, agents and the CDK run on the same. */
+export function baseEnvironment(): Record<string, string | undefined> {
+  return { ...process.env, PATH: `${dirname(process.execPath)}:${process.env['PATH'] ?? ''}` };
+}
+
+/** Runs a command to its end. @throws ProcessError */
+export async function runToEnd(
+  command: readonly [string, ...string[]],
+  options: ProcessOptions,
+): Promise<void> {
+  const child = start(command, options);
+  const code = await new Promise<number | string>((resolve) => {
+    child.once('error', (error) => resolve(error.message));
+    child.once('exit', (status, signal) => resolve(status ?? signal ?? 'unknown'));
+    options.signal?.addEventListener('abort', () => stopGroup(child, 'SIGTERM'), { once: true });
+  });
+  if (code !== 0)
+    throw new ProcessError(`${command.slice(0, 3).join(' ')} … ended with ${code}\n${tail(options.log)}`);
+}
+
+/** A command that runs until it is stopped. */
+export interface Service {
+  readonly pid: number;
+  /** Rejects when the service ends by itself. */
+  readonly died: Promise<never>;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a service in a process group of its own, supervised: it ends with this process, however that
+ * ends.
+ */
+export function startService(
+  python: string,
+  command: readonly [string, ...string[]],
+  options: ProcessOptions,
+): Service {
+  const child = start([python, SUPERVISE, ...command], options, true);
+  let stopping = false;
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => resolve());
+    child.once('error', () => resolve());
+  });
+  const died = ended.then((): never => {
+    if (stopping) return undefined as never;
+    throw new ProcessError(`${command[0]} ended by itself\n${tail(options.log)}`);
+  });
+  died.catch(() => undefined); // seen by whoever awaits it
+  return {
+    pid: child.pid ?? 0,
+    died,
+    async stop() {
+      stopping = true;
+      stopGroup(child, 'SIGTERM');
+      await Promise.race([ended, sleep(5000)]);
+      stopGroup(child, 'SIGKILL'); // and whatever it started and did not end
+    },
+  };
+}
+
+function start(
+  command: readonly [string, ...string[]],
+  options: ProcessOptions,
+  detached = false,
+): ChildProcess {
+  const fd = openSync(options.log, 'a', 0o600);
+  try {
+    const [file, ...args] = command;
+    return spawn(file, args, {
+      stdio: ['ignore', fd, fd],
+      env: options.env ?? baseEnvironment(),
+      cwd: options.cwd ?? PROJECT,
+      detached,
+    });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function stopGroup(child: ChildProcess, signal: 'SIGTERM' | 'SIGKILL'): void {
+  if (child.pid === undefined) return;
+  try {
+    process.kill(-child.pid, signal);
+  } catch {
+    child.kill(signal); // it leads no group, or all of it ended
+  }
+}
+
+/** The last lines of a log, for an error message. */
+export function tail(log: string, lines = 25): string {
+  try {
+    return readFileSync(log, 'utf8').trimEnd().split('\n').slice(-lines).join('\n');
+  } catch {
+    return '';
+  }
+}
+
+/** A port that was free a moment ago on loopback. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      const port = typeof address === 'object' && address ? address.port : 0;
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Asks until an HTTP server answers, or the service behind it died, or time is over. */
+export async function untilAnswering(url: string, service: Service, seconds: number): Promise<void> {
+  const answering = async () => {
+    for (const deadline = Date.now() + seconds * 1000; Date.now() < deadline; await sleep(100)) {
+      const ok = await fetch(url, { signal: AbortSignal.timeout(2000) }).then(
+        (answer) => answer.status < 500,
+        () => false,
+      );
+      if (ok) return;
+    }
+    throw new ProcessError(`${url} does not answer after ${seconds} s`);
+  };
+  await Promise.race([answering(), service.died]);
+}

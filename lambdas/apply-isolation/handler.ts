@@ -1,0 +1,225 @@
+import { MetricUnit } from '@aws-lambda-powertools/metrics';
+import type { EC2Client } from '@aws-sdk/client-ec2';
+import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
+import { postureChanged, SOURCE } from '../../lib/domain/events.ts';
+import {
+  type CasemateGroups,
+  decideProfile,
+  type IsolationItem,
+  type IsolationPlan,
+  isolationItem,
+  type Mode,
+  nextIsolation,
+  type ProfileDecision,
+  planIsolation,
+  settleIsolation,
+} from '../../lib/domain/isolation.ts';
+import { type PostureItem, postureItem } from '../../lib/domain/posture.ts';
+import { canonicalJson, type ObservedInterface, type VmItem, vmItem } from '../../lib/domain/vm.ts';
+import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
+import {
+  ensureGroups,
+  findGroups,
+  interfacesOf,
+  type ProbationEgress,
+  setInterfaceGroups,
+} from '../aws/ec2.ts';
+import type { Announce } from '../aws/eventbridge.ts';
+import { createQueueHandler, oncePerVm, type QueueDeps, type Work } from '../queue-function.ts';
+import { parseVmChanged } from '../vm-changed.ts';
+
+export interface Deps extends QueueDeps {
+  readonly ec2: EC2Client;
+  readonly table: Table;
+  readonly announce: Announce;
+  readonly mode: Mode;
+  readonly probationEgress: ProbationEgress;
+  readonly now: () => Date;
+}
+
+interface Occasion {
+  readonly instanceId: string;
+}
+
+type Fence = Extract<ProfileDecision, { kind: 'fence' }>;
+
+/** A VM on its way to its profile: what is recorded of it, and what is to be done. */
+interface Fencing {
+  readonly instanceId: string;
+  readonly fence: Fence;
+  readonly groups: CasemateGroups;
+  readonly plan: IsolationPlan;
+  readonly item: IsolationItem;
+  /** As it was stored before this run. */
+  readonly before: IsolationItem | undefined;
+  readonly failures: readonly unknown[];
+}
+
+/** Makes sure that every interface of a VM carries the groups of its isolation profile. */
+export function createHandler(deps: Deps) {
+  return createQueueHandler<Occasion>(deps, {
+    name: 'apply-isolation',
+    parse,
+    async run(work) {
+      const ids = [...new Set(work.map((item) => item.value.instanceId))];
+      const keys = (kind: string) => ids.map((id) => `${kind}#${id}`);
+      const [vms, postures, isolations] = await Promise.all([
+        getItems(deps.table, keys('vm'), vmItem),
+        getItems(deps.table, keys('posture'), postureItem),
+        getItems(deps.table, keys('isolation'), isolationItem),
+      ]);
+      const fences = decideAll(deps.now(), ids, vms, postures);
+      const interfaces = await interfacesOf(deps.ec2, [...fences.keys()]);
+      const vpcs = [...new Set([...interfaces.values()].flat().map((eni) => eni.vpcId))];
+      const groups = await groupsIn(deps, vpcs);
+
+      const started = await eachSettled(fences, ([id, fence]) =>
+        start(deps, id, fence, interfaces.get(id) ?? [], groups, isolations.get(`isolation#${id}`)),
+      );
+      // One look serves all of the batch: what was changed is believed only when it was read back.
+      const changed = [...started].flatMap(([id, result]) =>
+        result.status === 'fulfilled' && result.value && result.value.plan.changes.length > 0 ? [id] : [],
+      );
+      const readBack = deps.mode === 'enforce' ? await interfacesOf(deps.ec2, changed) : interfaces;
+      return oncePerVm(
+        work,
+        (occasion) => [occasion.instanceId],
+        async (id, items) => {
+          const result = started.get(id);
+          if (!result) return;
+          if (result.status === 'rejected') throw result.reason;
+          if (result.value)
+            await finish(deps, result.value, readBack.get(id) ?? interfaces.get(id) ?? [], items);
+        },
+      );
+    },
+  });
+}
+
+function parse(event: Envelope): Parsed<Occasion> {
+  return event.source === SOURCE && event['detail-type'] === 'Posture Changed'
+    ? parseDetail(event, postureChanged)
+    : parseVmChanged(event);
+}
+
+function decideAll(
+  now: Date,
+  ids: readonly string[],
+  vms: ReadonlyMap<string, VmItem>,
+  postures: ReadonlyMap<string, PostureItem>,
+): ReadonlyMap<string, Fence> {
+  const fences = new Map<string, Fence>();
+  for (const id of ids) {
+    const vm = vms.get(`vm#${id}`);
+    const decision = vm && decideProfile(vm, postures.get(`posture#${id}`), now);
+    if (decision?.kind === 'fence') fences.set(id, decision);
+  }
+  return fences;
+}
+
+/** In observe mode nothing is made, so groups that do not exist yet stand in the plan by their names. */
+async function groupsIn(deps: Deps, vpcIds: readonly string[]): Promise<ReadonlyMap<string, CasemateGroups>> {
+  if (deps.mode === 'enforce') return ensureGroups(deps.ec2, vpcIds, deps.probationEgress);
+  const found = await findGroups(deps.ec2, vpcIds);
+  const planned = { probation: 'casemate-probation', quarantine: 'casemate-quarantine' };
+  return new Map(vpcIds.map((id) => [id, found.get(id) ?? planned]));
+}
+
+/** Records what is about to be done, then does it. Undefined when the VM has no interface. */
+async function start(
+  deps: Deps,
+  instanceId: string,
+  fence: Fence,
+  interfaces: readonly ObservedInterface[],
+  groupsByVpc: ReadonlyMap<string, CasemateGroups>,
+  before: IsolationItem | undefined,
+): Promise<Fencing | undefined> {
+  const groups = groupsByVpc.get(interfaces[0]?.vpcId ?? '');
+  if (!groups) return undefined;
+  const plan = planIsolation(fence.profile, interfaces, before?.interfaces ?? [], groups);
+  const planned = nextIsolation(before, {
+    instanceId,
+    profile: fence.profile,
+    reasons: [...fence.reasons, ...plan.left.map((l) => l.reason)],
+    mode: deps.mode,
+    now: deps.now(),
+    applied: plan.changes.length === 0 && (before?.applied ?? false),
+    interfaces: deps.mode === 'enforce' ? plan.records : notTaken(plan, before),
+  });
+  // Record before change: originals that were not stored before the swap are lost with a crash after it.
+  // The condition on the version also makes the second of two workers look again.
+  const item =
+    planned === before
+      ? before
+      : await putVersioned(deps.table, `isolation#${instanceId}`, before?.version, planned);
+  const failures: unknown[] = [];
+  if (deps.mode === 'enforce') {
+    // Every interface is tried: one that fails must not leave the others open.
+    const outcomes = await Promise.allSettled(
+      plan.changes.map((change) => setInterfaceGroups(deps.ec2, change.interfaceId, change.groups)),
+    );
+    for (const outcome of outcomes) if (outcome.status === 'rejected') failures.push(outcome.reason);
+  }
+  return { instanceId, fence, groups, plan, item, before, failures };
+}
+
+/** In observe mode no interface is taken, so none has originals that it did not have before. */
+function notTaken(plan: IsolationPlan, before: IsolationItem | undefined): IsolationPlan['records'] {
+  const known = new Map(before?.interfaces.map((record) => [record.id, record.originals]));
+  return plan.records.map((record) => ({ ...record, originals: known.get(record.id) ?? null }));
+}
+
+/** Stores what was read back, says so, and returns the message when an interface is not as it should be. */
+async function finish(
+  deps: Deps,
+  fencing: Fencing,
+  readBack: readonly ObservedInterface[],
+  work: readonly Work<Occasion>[],
+): Promise<void> {
+  const { instanceId, fence, item, before } = fencing;
+  let settled = item;
+  if (deps.mode === 'enforce') {
+    const { records, applied } = settleIsolation(fence.profile, item.interfaces, readBack, fencing.groups);
+    const next = nextIsolation(item, {
+      instanceId,
+      profile: fence.profile,
+      reasons: item.reasons,
+      mode: deps.mode,
+      now: deps.now(),
+      applied,
+      interfaces: records,
+    });
+    if (next !== item)
+      settled = await putVersioned(deps.table, `isolation#${instanceId}`, item.version, next);
+  }
+  if (essence(settled) !== essence(before) || work.some((w) => w.redelivered)) {
+    deps.metrics.addMetric('IsolationChanged', MetricUnit.Count, 1);
+    await deps.announce({
+      detailType: 'Isolation Changed',
+      detail: {
+        schemaVersion: 1,
+        instanceId,
+        at: deps.now().toISOString(),
+        profile: settled.profile,
+        applied: settled.applied,
+        mode: settled.mode,
+        interfaces: settled.interfaces.map(({ id, groups }) => ({ id, groups })),
+        reasons: settled.reasons,
+      },
+    });
+  }
+  if (fencing.failures.length > 0) throw fencing.failures[0];
+}
+
+function essence(item: IsolationItem | undefined): string {
+  return item ? canonicalJson([item.profile, item.applied, item.mode, item.interfaces, item.reasons]) : '';
+}
+
+async function eachSettled<K, V, R>(
+  entries: ReadonlyMap<K, V>,
+  run: (entry: [K, V]) => Promise<R>,
+): Promise<ReadonlyMap<K, PromiseSettledResult<R>>> {
+  const keys = [...entries.keys()];
+  const results = await Promise.allSettled([...entries].map(run));
+  return new Map(keys.map((key, i) => [key, results[i] as PromiseSettledResult<R>]));
+}

@@ -1,0 +1,205 @@
+import {
+  BatchGetItemCommand,
+  ConditionalCheckFailedException,
+  type DynamoDBClient,
+  PutItemCommand,
+  paginateScan,
+  TransactionCanceledException,
+  TransactWriteItemsCommand,
+  UpdateItemCommand,
+} from '@aws-sdk/client-dynamodb';
+import { marshall, unmarshall } from '@aws-sdk/util-dynamodb';
+import type * as z from 'zod';
+
+/** Somebody else wrote the item first. Retryable: look again, decide again. */
+export class VersionConflictError extends Error {
+  override readonly name = 'VersionConflictError';
+  constructor(key: string, options?: ErrorOptions) {
+    super(`${key} was written by somebody else meanwhile`, options);
+  }
+}
+
+/** An item in the table does not have its schema. Not retryable: nothing is decided on it. */
+export class CorruptItemError extends Error {
+  override readonly name = 'CorruptItemError';
+}
+
+export interface Table {
+  readonly client: DynamoDBClient;
+  readonly name: string;
+}
+
+/** What every versioned item has. */
+interface Versioned {
+  readonly pk: string;
+  readonly version: number;
+}
+
+const BATCH_GET_MAX = 100;
+
+/** Reads items by key, strongly consistent, as many as asked for. Absent keys are absent in the answer. */
+export async function getItems<T>(
+  table: Table,
+  keys: readonly string[],
+  schema: z.ZodType<T>,
+): Promise<ReadonlyMap<string, T>> {
+  const found = new Map<string, T>();
+  const unique = [...new Set(keys)];
+  const chunks: string[][] = [];
+  for (let i = 0; i < unique.length; i += BATCH_GET_MAX) chunks.push(unique.slice(i, i + BATCH_GET_MAX));
+  await Promise.all(
+    chunks.map(async (chunk) => {
+      let request: string[] = chunk;
+      for (let attempt = 0; request.length > 0; attempt++) {
+        if (attempt > 0)
+          await new Promise((resolve) => setTimeout(resolve, Math.random() * 50 * 2 ** attempt));
+        const answer = await table.client.send(
+          new BatchGetItemCommand({
+            RequestItems: {
+              [table.name]: { Keys: request.map((pk) => marshall({ pk })), ConsistentRead: true },
+            },
+          }),
+        );
+        for (const row of answer.Responses?.[table.name] ?? []) {
+          const item: unknown = unmarshall(row);
+          const pk = (item as { pk: string }).pk;
+          found.set(pk, parseItem(pk, item, schema));
+        }
+        request = (answer.UnprocessedKeys?.[table.name]?.Keys ?? []).map((key) =>
+          String(unmarshall(key)['pk']),
+        );
+      }
+    }),
+  );
+  return found;
+}
+
+/** @throws CorruptItemError */
+function parseItem<T>(pk: string, item: unknown, schema: z.ZodType<T>): T {
+  const parsed = schema.safeParse(item);
+  if (!parsed.success) throw new CorruptItemError(`${pk}: ${parsed.error.message}`);
+  return parsed.data;
+}
+
+/**
+ * Writes an item if its version is still the one that was read (undefined: if there is none).
+ *
+ * @returns the item as written, its version one higher
+ * @throws VersionConflictError
+ */
+export async function putVersioned<T extends object>(
+  table: Table,
+  pk: string,
+  readVersion: number | undefined,
+  item: T,
+): Promise<T & Versioned> {
+  const written = { ...item, pk, version: (readVersion ?? 0) + 1 };
+  try {
+    await table.client.send(
+      new PutItemCommand({ TableName: table.name, ...conditionalPut(written, readVersion) }),
+    );
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException)
+      throw new VersionConflictError(pk, { cause: error });
+    throw error;
+  }
+  return written;
+}
+
+/**
+ * Writes a new item.
+ *
+ * @throws VersionConflictError when it is there already
+ */
+export async function create(table: Table, item: { readonly pk: string } & object): Promise<void> {
+  try {
+    await table.client.send(
+      new PutItemCommand({ TableName: table.name, ...conditionalPut(item, undefined) }),
+    );
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException)
+      throw new VersionConflictError(item.pk, { cause: error });
+    throw error;
+  }
+}
+
+/**
+ * Writes several new items, all or none.
+ *
+ * @throws VersionConflictError when one of them is there already
+ */
+export async function createAll(
+  table: Table,
+  items: readonly ({ readonly pk: string } & Record<string, unknown>)[],
+): Promise<void> {
+  try {
+    await table.client.send(
+      new TransactWriteItemsCommand({
+        TransactItems: items.map((item) => ({
+          Put: { TableName: table.name, ...conditionalPut(item, undefined) },
+        })),
+      }),
+    );
+  } catch (error) {
+    const conflict =
+      error instanceof TransactionCanceledException &&
+      error.CancellationReasons?.some(
+        (reason) => reason.Code === 'ConditionalCheckFailed' || reason.Code === 'TransactionConflict',
+      );
+    if (conflict) throw new VersionConflictError(items.map((item) => item.pk).join(', '), { cause: error });
+    throw error;
+  }
+}
+
+function conditionalPut(item: object, readVersion: number | undefined) {
+  return {
+    Item: marshall(item, { removeUndefinedValues: true }),
+    ...(readVersion === undefined
+      ? { ConditionExpression: 'attribute_not_exists(pk)' }
+      : {
+          ConditionExpression: 'version = :read',
+          ExpressionAttributeValues: { ':read': { N: String(readVersion) } },
+        }),
+  };
+}
+
+/**
+ * Marks a challenge as used by one conditional write.
+ *
+ * @returns false when it is unknown, used, expired, or another VM's or purpose's
+ */
+export async function consumeChallenge(
+  table: Table,
+  pk: string,
+  want: { readonly instanceId: string; readonly purpose: string; readonly now: Date },
+): Promise<boolean> {
+  try {
+    await table.client.send(
+      new UpdateItemCommand({
+        TableName: table.name,
+        Key: marshall({ pk }),
+        UpdateExpression: 'SET used = :true',
+        ConditionExpression:
+          'used = :false AND expiresAtMs > :now AND instanceId = :instance AND purpose = :purpose',
+        ExpressionAttributeValues: marshall({
+          ':true': true,
+          ':false': false,
+          ':now': want.now.getTime(),
+          ':instance': want.instanceId,
+          ':purpose': want.purpose,
+        }),
+      }),
+    );
+    return true;
+  } catch (error) {
+    if (error instanceof ConditionalCheckFailedException) return false;
+    throw error;
+  }
+}
+
+/** Every item of the table, page by page; eventually consistent, for listing and sweeping. */
+export async function* scanItems(table: Table): AsyncGenerator<Record<string, unknown>> {
+  for await (const page of paginateScan({ client: table.client }, { TableName: table.name })) {
+    for (const row of page.Items ?? []) yield unmarshall(row);
+  }
+}

@@ -1,0 +1,10 @@
+import { readFileSync } from 'node:fs';
+import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../lib/policy/engine.ts';
+
+/** The engine out of the files that lie beside the bundle: Cedar's wasm, and the folder of policies. */
+export function bundledPolicyEngine(): PolicyEngine {
+  return createPolicyEngine(
+    readFileSync(new URL('./cedar_wasm_bg.wasm', import.meta.url)),
+    readPolicySources(new URL('./policies/', import.meta.url)),
+  );
+}

@@ -1,0 +1,13 @@
+import { bundledPolicyEngine } from '../bundled-policies.ts';
+import { realQueueDeps } from '../deps.ts';
+import { readConfig } from './config.ts';
+import { createHandler } from './handler.ts';
+
+const config = readConfig();
+
+export const handler = createHandler({
+  ...realQueueDeps(config),
+  policy: bundledPolicyEngine(),
+  apiOrigin: config.API_ORIGIN,
+  reportMaxAgeSeconds: config.REPORT_MAX_AGE_SECONDS,
+});

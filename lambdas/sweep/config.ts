@@ -1,0 +1,6 @@
+import * as z from 'zod';
+import { mode } from '../../lib/domain/isolation.ts';
+import { common, readEnvironment } from '../environment.ts';
+
+export const readConfig = (environment?: Record<string, string>) =>
+  readEnvironment({ ...common, OBSERVE_QUEUE_URL: z.url(), MODE: mode }, environment);

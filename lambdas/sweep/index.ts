@@ -1,0 +1,17 @@
+import { EC2Client } from '@aws-sdk/client-ec2';
+import { SQSClient } from '@aws-sdk/client-sqs';
+import { realTable, realTelemetry, retrying } from '../deps.ts';
+import { readConfig } from './config.ts';
+import { createHandler } from './handler.ts';
+
+const config = readConfig();
+
+export const handler = createHandler({
+  ...realTelemetry(),
+  ec2: new EC2Client(retrying),
+  sqs: new SQSClient(retrying),
+  table: realTable(config.TABLE_NAME),
+  observeQueueUrl: config.OBSERVE_QUEUE_URL,
+  mode: config.MODE,
+  now: () => new Date(),
+});

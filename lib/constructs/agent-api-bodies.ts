@@ -1,0 +1,28 @@
+import { type JsonSchema, JsonSchemaType, JsonSchemaVersion } from 'aws-cdk-lib/aws-apigateway';
+
+/**
+ * The bodies as API Gateway checks them, before a function is woken: which fields there are and how long
+ * they may be. What they mean is checked by the function with the schemas of lib/domain.
+ */
+const body = (properties: Record<string, JsonSchema>): JsonSchema => ({
+  schema: JsonSchemaVersion.DRAFT4,
+  type: JsonSchemaType.OBJECT,
+  properties,
+  required: Object.keys(properties),
+  additionalProperties: false,
+});
+
+const text = (maxLength: number): JsonSchema => ({ type: JsonSchemaType.STRING, minLength: 1, maxLength });
+
+const instanceId = text(19);
+const nonce = text(44);
+
+export const challengeBody = body({ instanceId, purpose: text(16) });
+
+export const enrolmentBody = body({
+  instanceId,
+  nonce,
+  identityDocument: text(16_384),
+  agentPublicKey: text(256),
+  signature: text(128),
+});

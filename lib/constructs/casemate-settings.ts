@@ -1,0 +1,231 @@
+import { X509Certificate } from 'node:crypto';
+import { Duration } from 'aws-cdk-lib';
+
+/** What VMs in probation may reach over HTTPS. */
+export type ProbationEgress =
+  /** Interface endpoints, by the security groups in front of them, and gateway endpoints, by prefix list. */
+  | {
+      readonly kind: 'endpoints';
+      readonly securityGroupIds: readonly string[];
+      readonly prefixListIds: readonly string[];
+    }
+  /** Port 443 of everything: a declared exception for VPCs without endpoints. */
+  | { readonly kind: 'https-anywhere' };
+
+export type Mode = 'observe' | 'enforce';
+export type CallerIdentity = 'iam' | 'embedded';
+
+export interface CasemateSettings {
+  /**
+   * `observe` decides, records and announces and changes no network interface; `enforce` does.
+   * @default 'observe'
+   */
+  readonly mode?: Mode;
+  /**
+   * How long events of VMs are gathered before one call describes them all.
+   * @default 5 seconds
+   */
+  readonly observeBatchWindow?: Duration;
+  /**
+   * How many batches of VMs are looked at together.
+   * @default 2
+   */
+  readonly observeMaxConcurrency?: number;
+  /**
+   * Who vouches for the caller of the API: `iam`, or `embedded` on a machine without AWS.
+   * @default 'iam'
+   */
+  readonly callerIdentity?: CallerIdentity;
+  /**
+   * Scheme and host that agents call, and that everything they sign is bound to. Set it to a custom
+   * domain's (with a base path `v1` mapped to the stage); agents must be configured with the same.
+   * @default - API Gateway's own domain
+   */
+  readonly apiOrigin?: string;
+  /**
+   * Certificate, PEM, of the one whose identity documents are believed instead of AWS's.
+   * Only with `callerIdentity: 'embedded'`.
+   * @default - AWS's own regional certificates
+   */
+  readonly identityIssuers?: string;
+  /**
+   * What VMs in probation may reach.
+   * @default - required in `enforce`; in `observe` nothing, as no group is put on an interface
+   */
+  readonly probationEgress?: ProbationEgress;
+  /**
+   * After this a capability report no longer holds a posture up.
+   * @default 15 minutes
+   */
+  readonly reportMaxAge?: Duration;
+  /** Names of the roles that VMs have already and that the agent's policy is attached to. */
+  readonly agentRoleNames?: readonly string[];
+  /** `execute-api` interface endpoints: the API is private and reachable through these alone. */
+  readonly apiVpcEndpointIds?: readonly string[];
+}
+
+/** Casemate cannot be deployed like this. The message names every wrong setting, and what to do about it. */
+export class SettingsError extends Error {
+  override readonly name = 'SettingsError';
+}
+
+/** A fault of the settings: which one, what is wrong and what to do. */
+export interface SettingFault {
+  readonly setting: keyof CasemateSettings;
+  readonly message: string;
+}
+
+/** Lambda's environment holds 4 kB in all. */
+const PEM_MAX = 3072;
+
+/** Everything that is wrong with the settings; nothing when they can be deployed. */
+export function settingFaults(settings: CasemateSettings): readonly SettingFault[] {
+  const faults: SettingFault[] = [];
+  const fault = (setting: keyof CasemateSettings, message: string) => faults.push({ setting, message });
+  const { mode = 'observe', callerIdentity = 'iam' } = settings;
+
+  if (mode !== 'observe' && mode !== 'enforce') {
+    fault('mode', `is "${mode}": use "observe", or "enforce" once the decisions in observe are right`);
+  }
+  if (callerIdentity !== 'iam' && callerIdentity !== 'embedded') {
+    fault('callerIdentity', `is "${callerIdentity}": use "iam"; "embedded" is for a machine without AWS`);
+  }
+  durationFault(
+    'observeBatchWindow',
+    settings.observeBatchWindow,
+    0,
+    300,
+    'SQS gathers for at most 5 minutes',
+  );
+  durationFault('reportMaxAge', settings.reportMaxAge, 60, 86_400, 'a report a day old proves nothing');
+  const concurrency = settings.observeMaxConcurrency;
+  if (
+    concurrency !== undefined &&
+    !(Number.isInteger(concurrency) && concurrency >= 2 && concurrency <= 1000)
+  ) {
+    fault('observeMaxConcurrency', `is ${concurrency}: use a whole number from 2 to 1000, which SQS allows`);
+  }
+  originFault();
+  issuersFault();
+  egressFault();
+  listFault(
+    'agentRoleNames',
+    settings.agentRoleNames,
+    /^[\w+=,.@-]{1,64}$/,
+    'the name of a role, not its ARN',
+  );
+  listFault(
+    'apiVpcEndpointIds',
+    settings.apiVpcEndpointIds,
+    /^vpce-[0-9a-f]{8,17}$/,
+    'like vpce-0123456789abcdef0',
+  );
+  if ((settings.apiVpcEndpointIds?.length ?? 0) > 0 && callerIdentity === 'embedded') {
+    fault('apiVpcEndpointIds', 'there are no VPC endpoints without AWS: leave it out with "embedded"');
+  }
+  return faults;
+
+  function durationFault(
+    setting: 'observeBatchWindow' | 'reportMaxAge',
+    value: Duration | undefined,
+    min: number,
+    max: number,
+    why: string,
+  ): void {
+    if (value === undefined || value.isUnresolved()) return;
+    const seconds = value.toSeconds({ integral: false });
+    if (!Number.isInteger(seconds) || seconds < min || seconds > max) {
+      fault(setting, `is ${seconds} s: use whole seconds from ${min} to ${max}; ${why}`);
+    }
+  }
+
+  function originFault(): void {
+    const origin = settings.apiOrigin;
+    if (origin === undefined) return;
+    const url = URL.parse(origin);
+    if (!url || url.origin !== origin) {
+      fault('apiOrigin', `is "${origin}": use scheme and host alone, like https://casemate.example.com`);
+    } else if (url.protocol !== 'https:' && callerIdentity !== 'embedded') {
+      fault(
+        'apiOrigin',
+        `is "${origin}": it must be https, agents prove themselves to the holder of that name`,
+      );
+    }
+  }
+
+  function issuersFault(): void {
+    const pem = settings.identityIssuers;
+    if (pem === undefined) return;
+    if (callerIdentity !== 'embedded') {
+      fault(
+        'identityIssuers',
+        'another issuer than AWS could vouch for any VM: leave it out, or use callerIdentity "embedded" on a machine without AWS',
+      );
+      return;
+    }
+    if (!/^-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\s*$/.test(pem) || !isCertificate(pem)) {
+      fault(
+        'identityIssuers',
+        'is not one PEM certificate: give the text from -----BEGIN CERTIFICATE----- on',
+      );
+    } else if (Buffer.byteLength(pem) > PEM_MAX) {
+      fault(
+        'identityIssuers',
+        `is longer than ${PEM_MAX} bytes, which a function's environment does not hold`,
+      );
+    }
+  }
+
+  function egressFault(): void {
+    const egress = settings.probationEgress;
+    if (egress === undefined) {
+      if (mode === 'enforce') {
+        fault(
+          'probationEgress',
+          'is missing: VMs in probation could not reach the API and never leave it. Name the endpoints, or accept "https-anywhere"',
+        );
+      }
+      return;
+    }
+    if (egress.kind === 'https-anywhere') return;
+    if (egress.kind !== 'endpoints') {
+      fault('probationEgress', 'has no such kind: use "endpoints" or "https-anywhere"');
+      return;
+    }
+    const groups = egress.securityGroupIds ?? [];
+    const lists = egress.prefixListIds ?? [];
+    const wrong = [
+      ...groups.filter((id) => !/^sg-[0-9a-f]{8,17}$/.test(id)),
+      ...lists.filter((id) => !/^pl-[0-9a-f]{8,17}$/.test(id)),
+    ];
+    if (wrong.length > 0) {
+      fault('probationEgress', `${wrong.join(', ')}: use sg-… in securityGroupIds and pl-… in prefixListIds`);
+    } else if (groups.length === 0 && mode === 'enforce') {
+      fault(
+        'probationEgress',
+        'names no security group of an interface endpoint: VMs in probation could not reach the API',
+      );
+    }
+  }
+
+  function listFault(
+    setting: 'agentRoleNames' | 'apiVpcEndpointIds',
+    values: readonly string[] | undefined,
+    pattern: RegExp,
+    what: string,
+  ): void {
+    const wrong = (values ?? []).filter((value) => !pattern.test(value));
+    if (wrong.length > 0) fault(setting, `${wrong.map((w) => `"${w}"`).join(', ')}: each must be ${what}`);
+  }
+}
+
+function isCertificate(pem: string): boolean {
+  try {
+    return new X509Certificate(pem).subject !== undefined;
+  } catch {
+    return false;
+  }
+}
+
+export const DEFAULT_OBSERVE_BATCH_WINDOW = Duration.seconds(5);
+export const DEFAULT_REPORT_MAX_AGE = Duration.minutes(15);

@@ -1,0 +1,343 @@
+import { Annotations, Aws, Duration, Stack, Token, Validations } from 'aws-cdk-lib';
+import * as events from 'aws-cdk-lib/aws-events';
+import * as targets from 'aws-cdk-lib/aws-events-targets';
+import * as iam from 'aws-cdk-lib/aws-iam';
+import * as lambda from 'aws-cdk-lib/aws-lambda';
+import * as logs from 'aws-cdk-lib/aws-logs';
+import type * as sns from 'aws-cdk-lib/aws-sns';
+import type * as sqs from 'aws-cdk-lib/aws-sqs';
+import { Construct } from 'constructs';
+import { AgentAccess } from './agent-access.ts';
+import { AgentApi } from './agent-api.ts';
+import { challengeBody, enrolmentBody } from './agent-api-bodies.ts';
+import {
+  type CasemateSettings,
+  DEFAULT_OBSERVE_BATCH_WINDOW,
+  DEFAULT_REPORT_MAX_AGE,
+  SettingsError,
+  settingFaults,
+} from './casemate-settings.ts';
+import { CustomerKeys } from './customer-keys.ts';
+import { Ec2Events } from './ec2-events.ts';
+import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
+import { Health, type WatchedFunction } from './health.ts';
+import { IsolationPowers } from './isolation-powers.ts';
+import { PipelineFunction } from './pipeline-function.ts';
+import { StateTable } from './state-table.ts';
+import { encryptedQueue, grantSend, WorkQueue } from './work-queue.ts';
+
+export interface CasemateProps extends CasemateSettings {
+  /** Where alarms go. @default - they ring in CloudWatch alone */
+  readonly alarmTopic?: sns.ITopic;
+  /** @default Architecture.ARM_64 */
+  readonly architecture?: lambda.Architecture;
+  /** How long the logs of functions and API are kept. @default one month */
+  readonly logRetention?: logs.RetentionDays;
+  /** @default 'INFO' */
+  readonly logLevel?: 'DEBUG' | 'INFO' | 'WARN' | 'ERROR';
+  /**
+   * Set the account's role that API Gateway writes logs with.
+   * @default true; false where another stack has set it
+   */
+  readonly apiGatewayCloudWatchRole?: boolean;
+}
+
+/** The account that emulators speak for; no real account has it. */
+const NO_ACCOUNT = '000000000000';
+
+/** As long as a batch of VMs may take; its queue waits six times that. */
+const QUEUE_FUNCTION_TIMEOUT = Duration.minutes(1);
+
+/** agent/config.ts */
+const DEFAULT_REPORT_INTERVAL_SECONDS = 300;
+
+const SWEEP_EVERY = Duration.minutes(5);
+
+/**
+ * The pipeline that makes every VM earn its disk key: state, keys, bus, functions and the API that agents
+ * call, in one account and Region.
+ */
+export class Casemate extends Construct {
+  readonly keys: CustomerKeys;
+  readonly state: StateTable;
+  readonly bus: EventBus;
+  readonly api: AgentApi;
+  readonly mode: 'observe' | 'enforce';
+  /** Scheme and host that agents are configured with. */
+  readonly apiOrigin: string;
+  readonly agents: AgentAccess;
+  readonly health: Health;
+  /** Malformed input, each with its reason. */
+  readonly rejected: sqs.Queue;
+  readonly queues: Readonly<Record<QueueFunctionName, WorkQueue>>;
+  readonly functions: Readonly<Record<FunctionName, PipelineFunction>>;
+
+  constructor(scope: Construct, id: string, props: CasemateProps = {}) {
+    super(scope, id);
+    this.refuseWrongSettings(props);
+    this.mode = props.mode ?? 'observe';
+
+    this.keys = new CustomerKeys(this, 'Keys');
+    this.keys.allowRulesToFillQueues();
+    this.state = new StateTable(this, 'State', { keys: this.keys });
+    this.bus = new EventBus(this, 'Events');
+    this.rejected = encryptedQueue(this, 'Rejected', this.keys, {});
+    Validations.of(this.rejected).acknowledge({
+      id: 'AwsSolutions-SQS3',
+      reason:
+        'The queue is where input ends that nothing can process; nothing consumes it, an alarm watches it.',
+    });
+    const logRetention = props.logRetention ?? logs.RetentionDays.ONE_MONTH;
+    this.api = new AgentApi(this, 'Api', {
+      logRetention,
+      vpcEndpointIds: props.apiVpcEndpointIds ?? [],
+      cloudWatchRole: props.apiGatewayCloudWatchRole ?? true,
+    });
+    this.apiOrigin = props.apiOrigin ?? this.api.defaultOrigin;
+
+    const window = props.observeBatchWindow ?? DEFAULT_OBSERVE_BATCH_WINDOW;
+    const queue = (name: string, batchWindow: Duration) =>
+      new WorkQueue(this, `${name}Queue`, {
+        keys: this.keys,
+        functionTimeout: QUEUE_FUNCTION_TIMEOUT,
+        batchWindow,
+      });
+    const none = Duration.seconds(0);
+    this.queues = {
+      'observe-vm': queue('ObserveVm', window),
+      'issue-disk-keys': queue('IssueDiskKeys', none),
+      'ingest-report': queue('IngestReport', none),
+      'apply-isolation': queue('ApplyIsolation', none),
+    };
+
+    const common = {
+      architecture: props.architecture ?? lambda.Architecture.ARM_64,
+      logRetention,
+      logLevel: props.logLevel ?? 'INFO',
+    };
+    const table = { TABLE_NAME: this.state.table.tableName };
+    const onBus = { ...table, BUS_NAME: this.bus.bus.eventBusName };
+    const fromQueue = { ...onBus, REJECTED_QUEUE_URL: this.rejected.queueUrl };
+    const fromApi = {
+      ...table,
+      API_ORIGIN: this.apiOrigin,
+      CALLER_IDENTITY: props.callerIdentity ?? 'iam',
+    };
+    const mode = { MODE: this.mode };
+    const queueFunction = { timeout: QUEUE_FUNCTION_TIMEOUT, memorySize: 512 };
+    this.functions = {
+      'observe-vm': new PipelineFunction(this, 'ObserveVm', {
+        ...common,
+        ...queueFunction,
+        name: 'observe-vm',
+        description: 'looks at the VMs that events hint at',
+        environment: fromQueue,
+        decidesByPolicy: true,
+      }),
+      'issue-disk-keys': new PipelineFunction(this, 'IssueDiskKeys', {
+        ...common,
+        ...queueFunction,
+        name: 'issue-disk-keys',
+        description: 'makes sure that every disk in scope has a wrapped key',
+        environment: { ...fromQueue, DISK_KEY_ID: this.keys.disks.keyArn },
+        decidesByPolicy: true,
+      }),
+      'ingest-report': new PipelineFunction(this, 'IngestReport', {
+        ...common,
+        ...queueFunction,
+        name: 'ingest-report',
+        description: 'verifies what agents report and decides the posture',
+        environment: {
+          ...fromQueue,
+          API_ORIGIN: this.apiOrigin,
+          REPORT_MAX_AGE_SECONDS: String((props.reportMaxAge ?? DEFAULT_REPORT_MAX_AGE).toSeconds()),
+        },
+        decidesByPolicy: true,
+      }),
+      'apply-isolation': new PipelineFunction(this, 'ApplyIsolation', {
+        ...common,
+        ...queueFunction,
+        name: 'apply-isolation',
+        description: 'puts every network interface into the groups of its profile',
+        environment: {
+          ...fromQueue,
+          ...mode,
+          PROBATION_EGRESS: JSON.stringify(
+            props.probationEgress ?? { kind: 'endpoints', securityGroupIds: [], prefixListIds: [] },
+          ),
+        },
+        decidesByPolicy: false,
+      }),
+      'issue-challenge': new PipelineFunction(this, 'IssueChallenge', {
+        ...common,
+        name: 'issue-challenge',
+        description: 'gives an agent a fresh challenge',
+        timeout: Duration.seconds(10),
+        memorySize: 512,
+        environment: fromApi,
+        decidesByPolicy: false,
+      }),
+      'enrol-agent': new PipelineFunction(this, 'EnrolAgent', {
+        ...common,
+        name: 'enrol-agent',
+        description: 'binds an agent key to a VM, once',
+        timeout: Duration.seconds(10),
+        memorySize: 512,
+        environment: { ...fromApi, ...onBus, IDENTITY_ISSUERS: props.identityIssuers ?? 'aws' },
+        decidesByPolicy: false,
+      }),
+      sweep: new PipelineFunction(this, 'Sweep', {
+        ...common,
+        name: 'sweep',
+        description: 'looks at everything, and drives again what did not converge',
+        timeout: Duration.minutes(4),
+        memorySize: 512,
+        environment: { ...table, ...mode, OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl },
+        decidesByPolicy: false,
+      }),
+    };
+
+    this.wakeFunctions(window, props.observeMaxConcurrency ?? 2);
+    this.grantPowers();
+    this.api.addRoute('challenges', this.functions['issue-challenge'].fn, challengeBody);
+    this.api.addRoute('enrolments', this.functions['enrol-agent'].fn, enrolmentBody);
+    this.agents = new AgentAccess(this, 'Agents', {
+      api: this.api,
+      bus: this.bus,
+      roleNames: props.agentRoleNames ?? [],
+    });
+    this.health = new Health(this, 'Health', {
+      functions: FUNCTION_NAMES.map((name): WatchedFunction => {
+        const watched = { name, fn: this.functions[name].fn };
+        return isQueueFunction(name) ? { ...watched, queue: this.queues[name] } : watched;
+      }),
+      rejected: this.rejected,
+      api: this.api.api,
+      ...(props.alarmTopic ? { topic: props.alarmTopic } : {}),
+    });
+  }
+
+  /** @throws SettingsError */
+  private refuseWrongSettings(props: CasemateProps): void {
+    const faults = settingFaults(props).map(({ setting, message }) => `${setting} ${message}`);
+    const { account, region } = Stack.of(this);
+    if (props.callerIdentity === 'embedded' && !Token.isUnresolved(account) && account !== NO_ACCOUNT) {
+      faults.push(
+        `callerIdentity "embedded" believes callers that nobody authorised, and ${account} is a real account: use "iam"`,
+      );
+    }
+    // The table's customer key is a setting of its replica, which has to be named.
+    if (Token.isUnresolved(region))
+      faults.push('env.region is missing on the stack: say which Region it is for');
+    if (faults.length > 0) throw new SettingsError(`${this.node.path}:\n  ${faults.join('\n  ')}`);
+    const maxAge = props.reportMaxAge;
+    if (maxAge && !maxAge.isUnresolved() && maxAge.toSeconds() < 2 * DEFAULT_REPORT_INTERVAL_SECONDS) {
+      Annotations.of(this).addWarningV2(
+        'casemate:report-max-age',
+        `reportMaxAge is ${maxAge.toSeconds()} s and agents report every ${DEFAULT_REPORT_INTERVAL_SECONDS} s unless configured: one report that is late would put VMs back into probation`,
+      );
+    }
+  }
+
+  private wakeFunctions(observeWindow: Duration, observeMaxConcurrency: number): void {
+    const none = Duration.seconds(0);
+    // As many VMs as one DescribeInstances filter takes. The others make calls for each message, and have
+    // to end within their timeout.
+    const batches = {
+      'observe-vm': { size: 200, window: observeWindow, maxConcurrency: observeMaxConcurrency },
+      'issue-disk-keys': { size: 10, window: none, maxConcurrency: 10 },
+      'ingest-report': { size: 10, window: none, maxConcurrency: 10 },
+      // EC2 throttles by account, Region and API: more of these would only make each other wait.
+      'apply-isolation': { size: 10, window: none, maxConcurrency: 5 },
+    };
+    for (const name of QUEUE_FUNCTION_NAMES) {
+      const { fn, role } = this.functions[name];
+      // A batch size above 10 demands a window of at least one second.
+      const batch = batches[name];
+      const size = batch.window.toSeconds() === 0 ? Math.min(batch.size, 10) : batch.size;
+      this.queues[name].drive(fn, role, { ...batch, size });
+    }
+
+    new Ec2Events(this, 'Ec2Events', { target: this.queues['observe-vm'] });
+    const onBus = (name: string, target: WorkQueue, source: string, detailType: string[]) =>
+      new events.Rule(this, name, {
+        eventBus: this.bus.bus,
+        description: `Casemate: ${detailType.join(', ')} of ${source}`,
+        eventPattern: { source: [source], detailType },
+        targets: [target.targetOf()],
+      });
+    onBus('DisksOfChangedVms', this.queues['issue-disk-keys'], OWN_SOURCE, ['VM Changed']);
+    onBus('Reports', this.queues['ingest-report'], AGENT_SOURCE, ['Capability Report']);
+    onBus('PosturesOfChangedVms', this.queues['ingest-report'], OWN_SOURCE, ['VM Changed']);
+    onBus('Isolation', this.queues['apply-isolation'], OWN_SOURCE, ['VM Changed', 'Posture Changed']);
+    new events.Rule(this, 'SweepSchedule', {
+      description: 'Casemate: look at everything',
+      schedule: events.Schedule.rate(SWEEP_EVERY),
+      // The next sweep is the retry.
+      targets: [new targets.LambdaFunction(this.functions.sweep.fn, { retryAttempts: 0 })],
+    });
+  }
+
+  /** docs/architecture.md, "Functions": one power each. */
+  private grantPowers(): void {
+    const { 'observe-vm': observe, 'issue-disk-keys': issue, 'ingest-report': ingest } = this.functions;
+    const {
+      'apply-isolation': isolate,
+      'issue-challenge': challenge,
+      'enrol-agent': enrol,
+      sweep,
+    } = this.functions;
+
+    this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
+    this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
+    this.state.grant(ingest.role, { reads: ['vm', 'enrol', 'posture'], puts: ['posture'] });
+    this.state.grant(isolate.role, { reads: ['vm', 'posture', 'isolation'], puts: ['isolation'] });
+    this.state.grant(challenge.role, { reads: [], puts: ['nonce'] });
+    this.state.grant(enrol.role, {
+      reads: ['vm', 'disk', 'enrol', 'nonce'],
+      puts: ['enrol'],
+      updates: ['nonce'],
+    });
+    this.state.grantScan(sweep.role);
+
+    this.bus.grantAnnounce(observe.role, ['VM Changed']);
+    this.bus.grantAnnounce(issue.role, ['Disk Key Issued']);
+    this.bus.grantAnnounce(ingest.role, ['Posture Changed', 'Report Refused']);
+    this.bus.grantAnnounce(isolate.role, ['Isolation Changed']);
+    this.bus.grantAnnounce(enrol.role, ['Enrolment Refused']);
+
+    this.keys.grantWrap(issue.role);
+    grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
+    grantDescribe(sweep, ['ec2:DescribeInstances']);
+    new IsolationPowers(this, 'IsolationPowers', { role: isolate.role });
+
+    for (const name of QUEUE_FUNCTION_NAMES) {
+      grantSend(this.functions[name].role, 'RejectMalformedInput', this.rejected, this.keys);
+    }
+    grantSend(sweep.role, 'HintAtVms', this.queues['observe-vm'].queue, this.keys);
+  }
+}
+
+const QUEUE_FUNCTION_NAMES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
+type QueueFunctionName = (typeof QUEUE_FUNCTION_NAMES)[number];
+const FUNCTION_NAMES = [...QUEUE_FUNCTION_NAMES, 'issue-challenge', 'enrol-agent', 'sweep'] as const;
+type FunctionName = (typeof FUNCTION_NAMES)[number];
+
+function isQueueFunction(name: FunctionName): name is QueueFunctionName {
+  return (QUEUE_FUNCTION_NAMES as readonly string[]).includes(name);
+}
+
+function grantDescribe(fn: PipelineFunction, actions: string[]): void {
+  fn.role.addToPolicy(
+    new iam.PolicyStatement({
+      sid: 'LookAtVms',
+      actions,
+      resources: ['*'],
+      conditions: { StringEquals: { 'aws:RequestedRegion': Aws.REGION } },
+    }),
+  );
+  Validations.of(fn.role).acknowledge({
+    id: 'AwsSolutions-IAM5[Resource::*]',
+    reason: 'Describe calls of EC2 and the X-Ray calls have no resource to limit them to.',
+  });
+}

@@ -1,0 +1,108 @@
+import { Aws, Stack, Token, Validations } from 'aws-cdk-lib';
+import * as iam from 'aws-cdk-lib/aws-iam';
+import { Construct } from 'constructs';
+
+/** Casemate's own security groups carry this, with the value `true`. */
+const MANAGED_TAG = 'casemate:managed';
+const PROFILE_TAG = 'casemate:profile';
+
+export interface IsolationPowersProps {
+  readonly role: iam.Role;
+}
+
+/**
+ * What the one function that changes networks may change: groups that it made itself, and which groups an
+ * interface carries. It may never open a group to anything inbound.
+ */
+export class IsolationPowers extends Construct {
+  constructor(scope: Construct, id: string, props: IsolationPowersProps) {
+    super(scope, id);
+    const { role } = props;
+    const arn = (resource: string) =>
+      Stack.of(this).formatArn({ service: 'ec2', resource, resourceName: '*' });
+    const groups = arn('security-group');
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'LookAtInterfacesAndGroups',
+        actions: ['ec2:DescribeNetworkInterfaces', 'ec2:DescribeSecurityGroups'],
+        resources: ['*'],
+        conditions: { StringEquals: { 'aws:RequestedRegion': Aws.REGION } },
+      }),
+    );
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'MakeItsGroups',
+        actions: ['ec2:CreateSecurityGroup'],
+        resources: [groups],
+        conditions: {
+          StringEquals: { [`aws:RequestTag/${MANAGED_TAG}`]: 'true' },
+          'ForAllValues:StringEquals': { 'aws:TagKeys': [MANAGED_TAG, PROFILE_TAG] },
+        },
+      }),
+    );
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'MakeItsGroupsInAnyVpc',
+        actions: ['ec2:CreateSecurityGroup'],
+        resources: [arn('vpc')],
+      }),
+    );
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        // Only while it creates a group: a tag put on a foreign group later would make it "its own".
+        sid: 'TagItsGroupsAtCreation',
+        actions: ['ec2:CreateTags'],
+        resources: [groups],
+        conditions: { StringEquals: { 'ec2:CreateAction': 'CreateSecurityGroup' } },
+      }),
+    );
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'RepairItsGroups',
+        actions: [
+          'ec2:AuthorizeSecurityGroupEgress',
+          'ec2:RevokeSecurityGroupEgress',
+          'ec2:RevokeSecurityGroupIngress',
+        ],
+        resources: [groups],
+        conditions: { StringEquals: { [`aws:ResourceTag/${MANAGED_TAG}`]: 'true' } },
+      }),
+    );
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        // Any interface and any group: interfaces of VMs carry no tag of ours, and the groups that a VM came
+        // with are put back on it. EC2 has no condition for "an interface of a VM in scope".
+        sid: 'ChangeGroupsOfInterfaces',
+        actions: ['ec2:ModifyNetworkInterfaceAttribute'],
+        resources: [arn('network-interface'), groups, arn('instance')],
+      }),
+    );
+    Validations.of(role).acknowledge(
+      {
+        id: 'AwsSolutions-IAM5[Resource::*]',
+        reason: 'Describe calls of EC2 and the X-Ray calls have no resource to limit them to.',
+      },
+      ...[
+        ['security-group', 'Groups are made on demand in each VPC; tags limit which ones may be changed.'],
+        ['vpc', 'Groups are made in whichever VPC a VM in scope stands.'],
+        ['network-interface', 'VMs come and go; their interfaces carry nothing that IAM could tell them by.'],
+        ['instance', 'EC2 checks the instance of the interface too.'],
+      ].map(([resource, reason]) => ({
+        id: `AwsSolutions-IAM5[Resource::${asFindingsName(this, arn(`${resource}`))}]`,
+        reason: `${reason}`,
+      })),
+    );
+  }
+}
+
+/** cdk-nag names what is known only at deployment as `<AWS::Region>`. */
+function asFindingsName(scope: Construct, arn: string): string {
+  const stack = Stack.of(scope);
+  return [
+    [stack.partition, 'AWS::Partition'],
+    [stack.region, 'AWS::Region'],
+    [stack.account, 'AWS::AccountId'],
+  ].reduce((name, [value = '', pseudo]) => {
+    return Token.isUnresolved(value) ? name.replace(value, `<${pseudo}>`) : name;
+  }, arn);
+}

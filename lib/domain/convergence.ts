@@ -1,0 +1,60 @@
+import { type DiskItem, decideDiskKey, usableGenerations } from './disk-key.ts';
+import { decideProfile, type IsolationItem, type Mode } from './isolation.ts';
+import { type PostureItem, standingVerdict } from './posture.ts';
+import type { VmItem } from './vm.ts';
+
+/** Everything that the table holds of one VM. */
+export interface VmRecord {
+  readonly vm: VmItem;
+  /** By volume id. */
+  readonly disks: ReadonlyMap<string, DiskItem>;
+  readonly posture: PostureItem | undefined;
+  readonly isolation: IsolationItem | undefined;
+}
+
+export type Divergence =
+  | 'KEY_MISSING'
+  | 'POSTURE_OUTDATED'
+  | 'PROFILE_OUTDATED'
+  | 'PROFILE_NOT_APPLIED'
+  | 'INTERFACES_UNKNOWN';
+
+/**
+ * Where a VM's state is not what its facts call for; empty when it converged. The sweep re-drives every
+ * VM that diverges, and `npm start` waits until none does.
+ */
+export function divergences(record: VmRecord, mode: Mode, now: Date): readonly Divergence[] {
+  const found: Divergence[] = [];
+  const { vm, posture, isolation } = record;
+  for (const volume of vm.observation.volumes) {
+    const disk = record.disks.get(volume.id);
+    if (decideDiskKey(vm, volume, disk).kind === 'issue') found.push('KEY_MISSING');
+  }
+  if (posture && posture.verdict !== standingVerdict(posture, now).verdict) found.push('POSTURE_OUTDATED');
+  const wanted = decideProfile(vm, posture, now);
+  if (wanted.kind === 'fence' && vm.observation.interfaces.length > 0) {
+    if (isolation?.profile !== wanted.profile || isolation.mode !== mode) found.push('PROFILE_OUTDATED');
+    else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');
+    else if (mode === 'enforce') {
+      const settled = new Map(isolation.interfaces.map((i) => [i.id, [...i.groups].sort().join()]));
+      const drifted = vm.observation.interfaces.some(
+        (eni) =>
+          settled.get(eni.id) === undefined ||
+          (wanted.profile !== 'workload' && settled.get(eni.id) !== [...eni.groups].sort().join()),
+      );
+      if (drifted) found.push('INTERFACES_UNKNOWN');
+    }
+  }
+  return [...new Set(found)];
+}
+
+/** Covered volumes that should have a key and have none, for the alarm on keys not issued. */
+export function volumesWithoutKey(record: VmRecord): readonly string[] {
+  return record.vm.observation.volumes
+    .filter((volume) => {
+      const disk = record.disks.get(volume.id);
+      if (disk && usableGenerations(disk).length > 0) return false;
+      return decideDiskKey(record.vm, volume, disk).kind === 'issue';
+    })
+    .map((volume) => volume.id);
+}

@@ -1,0 +1,230 @@
+import * as z from 'zod';
+import { groupId, instanceId, interfaceId, utcTime } from './ids.ts';
+import { type PostureItem, standingVerdict } from './posture.ts';
+import { canonicalJson, LIVE_STATES, type ObservedInterface, type VmItem } from './vm.ts';
+
+/** `probation` until proven, `workload` (exactly the groups it came with), `quarantine`. */
+export const profileName = z.enum(['probation', 'workload', 'quarantine']);
+export type Profile = z.infer<typeof profileName>;
+
+/** `observe` plans and announces; `enforce` also changes network interfaces. */
+export const mode = z.enum(['observe', 'enforce']);
+export type Mode = z.infer<typeof mode>;
+
+export const interfaceRecord = z.strictObject({
+  id: interfaceId,
+  /** What the interface had before Casemate first changed it; null while it has that now. */
+  originals: z.array(groupId).nullable(),
+  /** As last read back from EC2. */
+  groups: z.array(groupId),
+});
+export type InterfaceRecord = z.infer<typeof interfaceRecord>;
+
+/** The `isolation#` item. */
+export const isolationItem = z.strictObject({
+  pk: z.string(),
+  version: z.number().int(),
+  instanceId,
+  profile: profileName,
+  /** Every interface was read back with the groups of `profile`. */
+  applied: z.boolean(),
+  mode,
+  interfaces: z.array(interfaceRecord),
+  reasons: z.array(z.string()),
+  changedAt: utcTime,
+  /** Newest first, at most DECISIONS_KEPT. */
+  decisions: z.array(
+    z.strictObject({ at: utcTime, profile: profileName, mode, reasons: z.array(z.string()) }),
+  ),
+});
+export type IsolationItem = z.infer<typeof isolationItem>;
+
+export const DECISIONS_KEPT = 10;
+
+export type ProfileDecision =
+  | { readonly kind: 'leave-alone'; readonly reason: 'VM_NOT_MANAGED' | 'VM_NOT_LIVE' | 'VM_GONE' }
+  | { readonly kind: 'fence'; readonly profile: Profile; readonly reasons: readonly string[] };
+
+/**
+ * Which profile a VM belongs in. Posture decides; anything but a standing `compliant` keeps the fence
+ * closed, so a missing, stale or unreadable posture is probation.
+ */
+export function decideProfile(vm: VmItem, posture: PostureItem | undefined, now: Date): ProfileDecision {
+  if (!vm.managed) return { kind: 'leave-alone', reason: 'VM_NOT_MANAGED' };
+  if (vm.gone) return { kind: 'leave-alone', reason: 'VM_GONE' };
+  if (!LIVE_STATES.has(vm.observation.state)) return { kind: 'leave-alone', reason: 'VM_NOT_LIVE' };
+  const standing = standingVerdict(posture, now);
+  switch (standing.verdict) {
+    case 'compliant':
+      return { kind: 'fence', profile: 'workload', reasons: standing.reasons };
+    case 'noncompliant':
+      return { kind: 'fence', profile: 'quarantine', reasons: standing.reasons };
+    case 'unproven':
+      return { kind: 'fence', profile: 'probation', reasons: standing.reasons };
+  }
+}
+
+/** The groups that Casemate made in one VPC. */
+export interface CasemateGroups {
+  readonly probation: string;
+  readonly quarantine: string;
+}
+
+export interface InterfaceChange {
+  readonly interfaceId: string;
+  readonly groups: readonly string[];
+}
+
+export interface IsolationPlan {
+  /** Every interface of the VM, as it must be recorded before the first change is made. */
+  readonly records: readonly InterfaceRecord[];
+  readonly changes: readonly InterfaceChange[];
+  /** Interfaces that are not as the profile wants them and that Casemate does not change, with the reason. */
+  readonly left: readonly {
+    readonly interfaceId: string;
+    readonly reason: 'REQUESTER_MANAGED' | 'NO_ORIGINAL_GROUPS';
+  }[];
+}
+
+export function sameGroups(a: readonly string[], b: readonly string[]): boolean {
+  const set = new Set(a);
+  return set.size === new Set(b).size && b.every((g) => set.has(g));
+}
+
+/**
+ * What must change so that every interface carries the groups of `profile`.
+ *
+ * The original groups are taken down the first time that Casemate takes an interface, never again until
+ * they are given back, and never with a group of Casemate's own among them: an interface that started in
+ * the probation group has no originals of its own and stays until somebody configures them. In `workload`
+ * an interface whose originals were given back is somebody else's to change: what it carries now is right.
+ */
+export function planIsolation(
+  profile: Profile,
+  interfaces: readonly ObservedInterface[],
+  known: readonly InterfaceRecord[],
+  groups: CasemateGroups,
+): IsolationPlan {
+  const own = new Set<string>([groups.probation, groups.quarantine]);
+  const originalsOf = new Map(known.map((record) => [record.id, record.originals]));
+  const records: InterfaceRecord[] = [];
+  const changes: InterfaceChange[] = [];
+  const left: IsolationPlan['left'][number][] = [];
+  for (const eni of interfaces) {
+    const taken = originalsOf.get(eni.id) ?? null;
+    if (eni.managedBy === 'requester') {
+      records.push({ id: eni.id, originals: taken, groups: eni.groups });
+      if (profile !== 'workload') left.push({ interfaceId: eni.id, reason: 'REQUESTER_MANAGED' });
+      continue;
+    }
+    if (profile === 'workload') {
+      const carriesOwn = eni.groups.some((g) => own.has(g));
+      if (taken === null) {
+        records.push({ id: eni.id, originals: null, groups: eni.groups });
+        if (carriesOwn) left.push({ interfaceId: eni.id, reason: 'NO_ORIGINAL_GROUPS' });
+      } else if (taken.length === 0) {
+        records.push({ id: eni.id, originals: taken, groups: eni.groups });
+        left.push({ interfaceId: eni.id, reason: 'NO_ORIGINAL_GROUPS' });
+      } else {
+        records.push({ id: eni.id, originals: taken, groups: eni.groups });
+        if (!sameGroups(eni.groups, taken)) changes.push({ interfaceId: eni.id, groups: taken });
+      }
+      continue;
+    }
+    const originals = taken ?? eni.groups.filter((g) => !own.has(g));
+    const wanted = [profile === 'probation' ? groups.probation : groups.quarantine];
+    records.push({ id: eni.id, originals, groups: eni.groups });
+    if (!sameGroups(eni.groups, wanted)) changes.push({ interfaceId: eni.id, groups: wanted });
+  }
+  return { records: [...records, ...detached(known, interfaces)], changes, left };
+}
+
+/** Records of interfaces that are not attached now but whose originals are still to be given back. */
+function detached(
+  known: readonly InterfaceRecord[],
+  present: readonly ObservedInterface[],
+): readonly InterfaceRecord[] {
+  const ids = new Set(present.map((eni) => eni.id));
+  return known.filter((record) => record.originals !== null && !ids.has(record.id));
+}
+
+/**
+ * The records after EC2 was read back, and whether the profile holds on every interface that Casemate may
+ * change. Originals are forgotten only once they were read back in place.
+ */
+export function settleIsolation(
+  profile: Profile,
+  planned: readonly InterfaceRecord[],
+  readBack: readonly ObservedInterface[],
+  groups: CasemateGroups,
+): { readonly records: readonly InterfaceRecord[]; readonly applied: boolean } {
+  const now = new Map(readBack.map((eni) => [eni.id, eni]));
+  let applied = true;
+  const records: InterfaceRecord[] = [];
+  for (const record of planned) {
+    const eni = now.get(record.id);
+    if (!eni) {
+      if (record.originals !== null) records.push(record); // detached: it must not lose its originals
+      continue;
+    }
+    if (eni.managedBy === 'requester') {
+      records.push({ ...record, groups: eni.groups });
+      continue;
+    }
+    if (profile === 'workload') {
+      const back =
+        record.originals === null ||
+        (record.originals.length > 0 && sameGroups(eni.groups, record.originals));
+      const open = back && !eni.groups.some((g) => g === groups.probation || g === groups.quarantine);
+      applied &&= open;
+      records.push({ id: record.id, originals: back ? null : record.originals, groups: eni.groups });
+    } else {
+      const wanted = profile === 'probation' ? groups.probation : groups.quarantine;
+      applied &&= sameGroups(eni.groups, [wanted]);
+      records.push({ ...record, groups: eni.groups });
+    }
+  }
+  // An interface that was attached while the plan ran is not in it yet.
+  applied &&= readBack.every((eni) => records.some((record) => record.id === eni.id));
+  return { records, applied };
+}
+
+/** The next `isolation#` item; the very same object when nothing of it changes. */
+export function nextIsolation(
+  before: IsolationItem | undefined,
+  change: {
+    readonly instanceId: string;
+    readonly profile: Profile;
+    readonly applied: boolean;
+    readonly mode: Mode;
+    readonly interfaces: readonly InterfaceRecord[];
+    readonly reasons: readonly string[];
+    readonly now: Date;
+  },
+): Omit<IsolationItem, 'pk' | 'version'> {
+  const { now, ...wanted } = change;
+  const essence = (
+    of: Pick<IsolationItem, 'profile' | 'applied' | 'mode'> & { interfaces: unknown; reasons: unknown },
+  ) => canonicalJson([of.profile, of.applied, of.mode, of.interfaces, of.reasons]);
+  if (before && essence(before) === essence(wanted)) return before;
+  const last = before?.decisions[0];
+  const repeated =
+    last?.profile === wanted.profile &&
+    last.mode === wanted.mode &&
+    last.reasons.join() === wanted.reasons.join();
+  const decision = {
+    at: now.toISOString(),
+    profile: wanted.profile,
+    mode: wanted.mode,
+    reasons: [...wanted.reasons],
+  };
+  return {
+    ...wanted,
+    interfaces: [...wanted.interfaces],
+    reasons: [...wanted.reasons],
+    changedAt: now.toISOString(),
+    decisions: repeated
+      ? (before?.decisions ?? [])
+      : [decision, ...(before?.decisions ?? [])].slice(0, DECISIONS_KEPT),
+  };
+}

@@ -1,0 +1,223 @@
+import * as z from 'zod';
+import { factSchema, type SourcedFact } from './fact.ts';
+import { instanceId, utcTime } from './ids.ts';
+import type { PolicyDecision } from './policy.ts';
+import { POLICY_FACTS, type PolicyFactId } from './policy-facts.ts';
+import { type EnrolItem, type ReportJudgement, reportStanding } from './report.ts';
+import { canonicalJson, type VmItem } from './vm.ts';
+
+/** `unproven` is where everything starts and falls back to. */
+export const verdict = z.enum(['unproven', 'compliant', 'noncompliant']);
+export type Verdict = z.infer<typeof verdict>;
+
+/** The `posture#` item. */
+export const postureItem = z.strictObject({
+  pk: z.string(),
+  version: z.number().int(),
+  instanceId,
+  standing: reportStanding.nullable(),
+  /** Of the last accepted report: claims of the guest. */
+  facts: z.array(factSchema),
+  /** The enrolled key signed something that EC2 contradicts, and nothing better was accepted since. */
+  contradicted: z.boolean(),
+  refusals: z.strictObject({
+    count: z.number().int(),
+    last: z.strictObject({ at: utcTime, reason: z.string() }).nullable(),
+  }),
+  verdict,
+  reasons: z.array(z.string()),
+  policies: z.array(z.string()),
+  /** After this a `compliant` verdict no longer stands. */
+  validUntil: utcTime.nullable(),
+  decidedAt: utcTime,
+  decisions: z.array(
+    z.strictObject({ at: utcTime, verdict, reasons: z.array(z.string()), policies: z.array(z.string()) }),
+  ),
+});
+export type PostureItem = z.infer<typeof postureItem>;
+export type PostureState = Omit<PostureItem, 'pk' | 'version'>;
+
+export const DECISIONS_KEPT = 10;
+
+/** What a posture is worth now: a `compliant` verdict falls back by itself when its report grows old. */
+export function standingVerdict(
+  posture: PostureState | undefined,
+  now: Date,
+): { readonly verdict: Verdict; readonly reasons: readonly string[] } {
+  if (!posture) return { verdict: 'unproven', reasons: ['NO_REPORT'] };
+  const stale = posture.validUntil === null || Date.parse(posture.validUntil) < now.getTime();
+  if (posture.verdict === 'compliant' && stale) return { verdict: 'unproven', reasons: ['REPORT_STALE'] };
+  return { verdict: posture.verdict, reasons: posture.reasons };
+}
+
+/** Every fact that policy may read, always there: what nobody said is `unknown`. */
+export function policyFacts(
+  posture: Pick<PostureState, 'facts'>,
+  vm: VmItem,
+): Record<PolicyFactId, SourcedFact> {
+  const claimed = new Map(posture.facts.map((fact) => [fact.id, fact]));
+  const facts = {} as Record<PolicyFactId, SourcedFact>;
+  for (const id of POLICY_FACTS) {
+    const fact = claimed.get(id);
+    facts[id] = { state: fact?.state ?? 'unknown', source: 'claimed', value: fact?.value };
+  }
+  const asserted = (setting: 'enabled' | 'disabled' | null): SourcedFact => ({
+    state: setting === null ? 'unknown' : setting === 'enabled' ? 'present' : 'absent',
+    source: 'asserted',
+  });
+  facts['ec2.amd-sev-snp'] = asserted(vm.observation.amdSevSnp);
+  facts['ec2.nested-virtualization'] = asserted(vm.observation.nestedVirtualization);
+  return facts;
+}
+
+/** Asks policy; a parameter, so that this module stays pure and the engine replaceable. */
+export type AskPosturePolicy = (
+  action: 'LeaveProbation' | 'Quarantine',
+  context: PosturePolicyContext,
+) => PolicyDecision;
+
+export interface PosturePolicyContext {
+  readonly facts: Record<PolicyFactId, SourcedFact>;
+  readonly enrolled: boolean;
+  readonly contradicted: boolean;
+  readonly missedReports: number;
+}
+
+export type Assessment = Pick<PostureState, 'verdict' | 'reasons' | 'policies' | 'validUntil'>;
+
+/**
+ * The verdict on a VM out of its last accepted report, what EC2 asserts, and policy.
+ *
+ * A report that grew old proves nothing any more, but a VM does not leave quarantine by falling silent. A
+ * policy that fails to evaluate denies leaving probation.
+ */
+export function assessPosture(
+  input: {
+    readonly vm: VmItem;
+    readonly enrolment: EnrolItem | undefined;
+    readonly posture: Pick<PostureState, 'standing' | 'facts' | 'contradicted'>;
+    readonly previous: Verdict;
+    readonly maxAgeSeconds: number;
+    readonly now: Date;
+  },
+  ask: AskPosturePolicy,
+): Assessment {
+  const { vm, enrolment, posture, now } = input;
+  const context: PosturePolicyContext = {
+    facts: policyFacts(posture, vm),
+    enrolled: enrolment !== undefined,
+    contradicted: posture.contradicted,
+    missedReports: posture.standing?.missing ?? 0,
+  };
+  const validUntil = posture.standing
+    ? new Date(Date.parse(posture.standing.observedAt) + input.maxAgeSeconds * 1000).toISOString()
+    : null;
+  const quarantine = ask('Quarantine', context);
+  if (quarantine.allowed) {
+    return {
+      verdict: 'noncompliant',
+      reasons: [...quarantine.reasons],
+      policies: [...quarantine.policies],
+      validUntil,
+    };
+  }
+  const unproven = (reason: string): Assessment =>
+    input.previous === 'noncompliant'
+      ? { verdict: 'noncompliant', reasons: [reason], policies: [], validUntil }
+      : { verdict: 'unproven', reasons: [reason], policies: [], validUntil };
+  if (!enrolment) return unproven('NOT_ENROLLED');
+  if (validUntil === null) return unproven('NO_REPORT');
+  if (Date.parse(validUntil) < now.getTime()) return unproven('REPORT_STALE');
+  const leave = ask('LeaveProbation', context);
+  const errors = [...quarantine.errors, ...leave.errors];
+  if (leave.allowed && errors.length === 0) {
+    return { verdict: 'compliant', reasons: [...leave.reasons], policies: [...leave.policies], validUntil };
+  }
+  return {
+    verdict: 'unproven',
+    reasons: errors.length > 0 ? ['POLICY_ERROR', ...leave.reasons] : [...leave.reasons],
+    policies: [...leave.policies],
+    validUntil,
+  };
+}
+
+/** Where every VM starts. */
+export const INITIAL_POSTURE = (instanceId: string, now: Date): PostureState => ({
+  instanceId,
+  standing: null,
+  facts: [],
+  contradicted: false,
+  refusals: { count: 0, last: null },
+  verdict: 'unproven',
+  reasons: ['NO_REPORT'],
+  policies: [],
+  validUntil: null,
+  decidedAt: now.toISOString(),
+  decisions: [],
+});
+
+/**
+ * The posture after one judged report, its verdict not yet looked at again. A refused report changes no
+ * fact; only one that the enrolled key signed counts against the VM.
+ */
+export function foldReport(
+  posture: PostureState,
+  judgement: ReportJudgement,
+  receivedAt: Date,
+): PostureState {
+  switch (judgement.kind) {
+    case 'accept':
+      return {
+        ...posture,
+        standing: judgement.standing,
+        facts: judgement.payload.facts,
+        contradicted: false,
+      };
+    case 'late':
+      return { ...posture, standing: judgement.standing };
+    case 'refuse':
+      return {
+        ...posture,
+        standing: judgement.standing ?? posture.standing,
+        contradicted:
+          posture.contradicted || (judgement.authenticated && judgement.reason === 'FACT_CONTRADICTS_EC2'),
+        refusals: {
+          count: posture.refusals.count + 1,
+          last: { at: receivedAt.toISOString(), reason: judgement.reason },
+        },
+      };
+  }
+}
+
+/**
+ * The posture with its verdict decided anew; the very same object when nothing of it changed.
+ */
+export function reassess(
+  input: {
+    readonly vm: VmItem;
+    readonly enrolment: EnrolItem | undefined;
+    readonly posture: PostureState;
+    readonly maxAgeSeconds: number;
+    readonly now: Date;
+  },
+  ask: AskPosturePolicy,
+): PostureState {
+  const { posture, now } = input;
+  const assessment = assessPosture({ ...input, previous: posture.verdict }, ask);
+  const essence = (of: Assessment) => canonicalJson([of.verdict, of.reasons, of.policies, of.validUntil]);
+  if (essence(assessment) === essence(posture)) return posture;
+  const decision = {
+    at: now.toISOString(),
+    verdict: assessment.verdict,
+    reasons: assessment.reasons,
+    policies: assessment.policies,
+  };
+  const last = posture.decisions[0];
+  const repeated = last?.verdict === decision.verdict && last.reasons.join() === decision.reasons.join();
+  return {
+    ...posture,
+    ...assessment,
+    decidedAt: decision.at,
+    decisions: repeated ? posture.decisions : [decision, ...posture.decisions].slice(0, DECISIONS_KEPT),
+  };
+}

@@ -1,0 +1,73 @@
+/**
+ * Every reason code that Casemate gives, with its meaning and what to do. Codes are stable: alarms and
+ * runbooks match on them.
+ */
+export const REASONS = {
+  // Scope
+  IN_SCOPE: 'A policy puts the VM in scope.',
+  NOT_IN_SCOPE: 'No policy puts the VM in scope: tag it casemate:protect=true to have it protected.',
+  LEAVING_SCOPE: 'The tags no longer put the VM in scope. Fence and keys stay until an operator confirms.',
+  VM_NOT_MANAGED: 'The VM is not in scope; it is left alone.',
+  VM_NOT_LIVE: 'The VM is shutting down or terminated.',
+  VM_GONE: 'The VM is terminated, or two sweeps 15 minutes apart did not see it. Its keys are kept.',
+  // Volumes and keys
+  ROOT_VOLUME: 'Root volumes are not covered: the agent that opens disks lives on them.',
+  MULTI_ATTACH_VOLUME: 'Multi-Attach volumes are not covered: a disk belongs to one VM.',
+  AWAITING_ADOPTION: 'The volume was made from a snapshot; it waits to be adopted by its LUKS UUID.',
+  DETACHED: 'The volume is not attached to the VM now; its key is kept.',
+  DISK_MOVED:
+    'The key of the disk is wrapped for another VM; it waits for a re-encryption that policy agrees to.',
+  KEY_ISSUED: 'A data key was issued.',
+  // Posture
+  NO_REPORT: 'The agent has not reported yet.',
+  NOT_ENROLLED: 'No agent is enrolled for the VM.',
+  REPORT_STALE: 'The last accepted report is too old to hold the posture up.',
+  POSTURE_PROVEN: 'Every condition for leaving probation holds.',
+  NO_POLICY_PERMITS: 'No policy permits it: the default is to deny.',
+  POLICY_ERROR: 'A policy failed to evaluate; an error denies. Check the policies and their schema.',
+  SWAP_NOT_ENCRYPTED:
+    'The VM swaps to plain storage: encrypt it (casemate-agent swap encrypt) or turn it off.',
+  SWAP_UNKNOWN: 'Whether swap is encrypted could not be read; unknown does not count as good.',
+  SNP_NOT_SHOWN: 'EC2 launched the VM with SEV-SNP, but the guest does not show it.',
+  FACT_CONTRADICTED: 'The last report contradicted what EC2 asserts.',
+  // Refused reports
+  REPORT_MALFORMED: 'The report does not match its schema.',
+  REPORT_TOO_LARGE: 'The report is larger than the bound.',
+  REPORT_FOREIGN_INSTANCE: 'The signed report names another instance than the event.',
+  REPORT_FOREIGN_ACCOUNT: 'The signed report names another account or Region than the VM lives in.',
+  REPORT_UNKNOWN_KEY: 'The report is signed for a VM that has no enrolled key.',
+  REPORT_BAD_SIGNATURE: 'The signature does not verify with the enrolled key.',
+  REPORT_TIME_SKEW: 'The report was sent more than five minutes before or after it was received.',
+  REPORT_UNKNOWN_VM: 'The VM was not observed yet, or is not in scope.',
+  FACT_CONTRADICTS_EC2: 'A fact in the report contradicts what EC2 asserts of the VM.',
+  REPORT_LATE: 'A newer report of the VM was accepted before; counted and ignored.',
+  // Events
+  EVENT_NOT_JSON: 'The message is not JSON.',
+  EVENT_TOO_LARGE: 'The message is larger than an EventBridge event can be.',
+  EVENT_UNKNOWN: 'No function here understands an event of this source and type.',
+  EVENT_MALFORMED: 'The event does not have the shape of its source and type.',
+  // Challenge and enrolment
+  REQUEST_MALFORMED: 'The request body does not match its schema.',
+  CALLER_UNAUTHENTICATED: 'The request carries no IAM identity.',
+  CALLER_FOREIGN: 'The caller is not the instance that the request names.',
+  CHALLENGE_UNKNOWN: 'No such challenge was issued.',
+  CHALLENGE_USED: 'The challenge was used before.',
+  CHALLENGE_EXPIRED: 'The challenge is older than a minute.',
+  CHALLENGE_FOREIGN: 'The challenge was issued to another VM or for another purpose.',
+  IDENTITY_REFUSED: 'The identity document does not verify.',
+  IDENTITY_FOREIGN: 'The identity document is of another instance, account or Region.',
+  ENROL_BAD_KEY: 'The agent key is not an ECDSA P-256 public key.',
+  ENROL_BAD_SIGNATURE: 'The request is not signed with the key that it wants to enrol.',
+  ENROL_VM_UNKNOWN: 'The VM was not observed yet; try again shortly.',
+  ENROL_VM_NOT_MANAGED: 'The VM is not in scope.',
+  ENROL_VM_NOT_RUNNING: 'EC2 does not show the VM running.',
+  ENROL_WINDOW_CLOSED: 'First enrolment ends 15 minutes after launch; an operator must allow it.',
+  ENROL_OTHER_KEY: 'Another key is enrolled for the VM; an operator must allow a change.',
+  ENROL_DISK_CONFIRMED: 'A disk of the VM is already confirmed: a first enrolment comes too late.',
+  // Isolation
+  REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
+  NO_ORIGINAL_GROUPS: 'The interface has no groups of its own to be given back: set its workload groups.',
+  INTERFACES_CHANGED: 'Interfaces came or went while the profile was applied; it is applied again.',
+} as const;
+
+export type Reason = keyof typeof REASONS;

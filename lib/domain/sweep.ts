@@ -1,0 +1,57 @@
+import { type Divergence, divergences, type VmRecord, volumesWithoutKey } from './convergence.ts';
+import type { SweepHint } from './hints.ts';
+import type { Mode } from './isolation.ts';
+
+/** Ids in one message: as many as one Describe call takes. */
+const IDS_PER_HINT = 200;
+
+/** A covered volume that has no key so long after its VM was first seen raises the alarm. */
+export const KEY_OVERDUE_SECONDS = 5 * 60;
+
+export interface SweepPlan {
+  readonly hints: readonly SweepHint[];
+  readonly hinted: number;
+  readonly diverged: ReadonlyMap<string, readonly Divergence[]>;
+  readonly overdueVolumes: readonly string[];
+}
+
+/**
+ * What a sweep has looked at again: every VM that EC2 shows, every VM of ours that it does not show, and,
+ * announced even if nothing of them changed, those whose state is not what their facts call for.
+ */
+export function planSweep(
+  fleet: ReadonlyMap<string, VmRecord>,
+  liveIds: readonly string[],
+  mode: Mode,
+  now: Date,
+): SweepPlan {
+  const diverged = new Map<string, readonly Divergence[]>();
+  const overdueVolumes: string[] = [];
+  const ids = new Set(liveIds);
+  for (const [id, record] of fleet) {
+    if (record.vm.gone) continue;
+    ids.add(id);
+    const found = divergences(record, mode, now);
+    if (found.length > 0) diverged.set(id, found);
+    const ageSeconds = (now.getTime() - Date.parse(record.vm.firstSeenAt)) / 1000;
+    if (ageSeconds > KEY_OVERDUE_SECONDS) overdueVolumes.push(...volumesWithoutKey(record));
+  }
+  const resync = [...ids].filter((id) => diverged.has(id));
+  const look = [...ids].filter((id) => !diverged.has(id));
+  return {
+    hints: [...chunks(resync).map((c) => hint(c, true)), ...chunks(look).map((c) => hint(c, false))],
+    hinted: ids.size,
+    diverged,
+    overdueVolumes,
+  };
+}
+
+function hint(instanceIds: string[], resync: boolean): SweepHint {
+  return { instanceIds, resync };
+}
+
+function chunks(ids: readonly string[]): string[][] {
+  const all: string[][] = [];
+  for (let i = 0; i < ids.length; i += IDS_PER_HINT) all.push(ids.slice(i, i + IDS_PER_HINT));
+  return all;
+}

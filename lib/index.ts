@@ -1,0 +1,8 @@
+/** What other people's CDK apps import. */
+export { Casemate, type CasemateProps } from './constructs/casemate.ts';
+export type {
+  CallerIdentity,
+  CasemateSettings,
+  Mode,
+  ProbationEgress,
+} from './constructs/casemate-settings.ts';

@@ -1,0 +1,67 @@
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { afterAll, describe, expect, test } from '@jest/globals';
+import { App } from 'aws-cdk-lib';
+import { Template } from 'aws-cdk-lib/assertions';
+import { CasemateStack } from '../../lib/casemate-stack.ts';
+import { ENV, FUNCTION_NAMES, type FunctionName, Synthesized } from './synthesized.ts';
+
+/** The bundles as `cdk deploy` uploads them. One synth with esbuild, for all tests of this file. */
+const outdir = mkdtempSync(join(tmpdir(), 'casemate-bundles-'));
+const app = new App({ outdir });
+const stack = new CasemateStack(app, 'Casemate', { env: ENV, casemate: {} });
+const synthesized = new Synthesized(Template.fromStack(stack));
+
+afterAll(() => rmSync(outdir, { recursive: true }));
+
+function bundleOf(name: FunctionName): string {
+  const key: string = synthesized.fn(name).Properties.Code.S3Key;
+  return join(outdir, `asset.${key.replace(/\.zip$/, '')}`);
+}
+
+const SETTINGS = {
+  AWS_REGION: 'eu-west-1',
+  TABLE_NAME: 'table',
+  BUS_NAME: 'bus',
+  REJECTED_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/rejected',
+  OBSERVE_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/observe',
+  DISK_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/k',
+  MODE: 'observe',
+  PROBATION_EGRESS: '{"kind":"https-anywhere"}',
+  API_ORIGIN: 'https://abc.execute-api.eu-west-1.amazonaws.com',
+  CALLER_IDENTITY: 'iam',
+  IDENTITY_ISSUERS: 'aws',
+};
+
+const DECIDING: readonly FunctionName[] = ['observe-vm', 'issue-disk-keys', 'ingest-report'];
+
+describe('the bundle', () => {
+  test.each(FUNCTION_NAMES)(
+    'of %s loads alone, in a process that has nothing else, and has a handler',
+    (name) => {
+      const url = pathToFileURL(join(bundleOf(name), 'index.mjs')).href;
+      const script = `import(${JSON.stringify(url)}).then((m) => process.stdout.write(typeof m.handler))`;
+      const said = execFileSync(process.execPath, ['-e', script], {
+        cwd: outdir,
+        env: SETTINGS,
+        encoding: 'utf8',
+      });
+      expect(said).toBe('function');
+    },
+  );
+
+  test.each(FUNCTION_NAMES)('of %s has the policies beside it if it decides by them', (name) => {
+    const beside = readdirSync(bundleOf(name)).sort();
+    if (!DECIDING.includes(name)) {
+      expect(beside).toEqual(['index.mjs']);
+      return;
+    }
+    expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies']);
+    const policies = readdirSync(join(bundleOf(name), 'policies'));
+    expect(policies).toEqual(readdirSync(new URL('../../policies/', import.meta.url)));
+    expect(existsSync(join(bundleOf(name), 'policies', 'schema.cedarschema'))).toBe(true);
+  });
+});

@@ -1,0 +1,50 @@
+import { describe, expect, test } from '@jest/globals';
+import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
+import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
+import { readConfig as ingestReport } from '../../lambdas/ingest-report/config.ts';
+import { readConfig as issueChallenge } from '../../lambdas/issue-challenge/config.ts';
+import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/config.ts';
+import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
+import { readConfig as sweep } from '../../lambdas/sweep/config.ts';
+import { FUNCTION_NAMES, type FunctionName, synthesize } from './synthesized.ts';
+
+const stack = synthesize();
+
+const READ: Record<FunctionName, (environment: Record<string, string>) => object> = {
+  'observe-vm': observeVm,
+  'issue-disk-keys': issueDiskKeys,
+  'ingest-report': ingestReport,
+  'apply-isolation': applyIsolation,
+  'issue-challenge': issueChallenge,
+  'enrol-agent': enrolAgent,
+  sweep,
+};
+
+/** What CloudFormation would make of a value: references become something of the right form. */
+function deployed(value: unknown): string {
+  if (typeof value === 'string') return value;
+  const { Ref, 'Fn::GetAtt': attribute, 'Fn::Join': join } = value as Record<string, unknown>;
+  if (Array.isArray(join)) return (join[1] as unknown[]).map(deployed).join(String(join[0]));
+  if (Array.isArray(attribute)) return `arn:aws:service:eu-west-1:111122223333:${attribute[0]}`;
+  if (Ref === 'AWS::URLSuffix') return 'amazonaws.com';
+  const id = String(Ref);
+  return /Queue|Rejected/.test(id)
+    ? `https://sqs.eu-west-1.amazonaws.com/111122223333/${id}`
+    : id.toLowerCase();
+}
+
+describe('the environment that the stack gives', () => {
+  test.each(FUNCTION_NAMES)('%s can be read by its own schema', (name) => {
+    const variables: Record<string, unknown> = stack.fn(name).Properties.Environment.Variables;
+    const environment = Object.fromEntries(
+      Object.entries(variables).map(([variable, value]) => [variable, deployed(value)]),
+    );
+    const config = READ[name]({ ...environment, AWS_REGION: 'eu-west-1' });
+    // Nothing is given that the function does not read.
+    const read = [...Object.keys(config), 'API_ORIGIN', 'CALLER_IDENTITY'];
+    const unread = Object.keys(environment).filter(
+      (variable) => !variable.startsWith('POWERTOOLS_') && !read.includes(variable),
+    );
+    expect(unread).toEqual([]);
+  });
+});

@@ -1,0 +1,290 @@
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from '@jest/globals';
+import { build } from 'esbuild';
+import {
+  FUNCTION_NAMES,
+  type FunctionName,
+  QUEUE_DRIVEN,
+  type Statement,
+  statements,
+  synthesize,
+} from './synthesized.ts';
+
+const stack = synthesize();
+const allRoles = stack.ofType('AWS::IAM::Role').map((role) => ({ role, powers: stack.powersOf(role) }));
+
+const touches = (statement: Statement, id: string) => statement.resources.some((r) => r.includes(`"${id}"`));
+const ofService = (powers: readonly Statement[], service: string) =>
+  powers.filter((statement) => statement.actions.some((action) => action.startsWith(`${service}:`)));
+const actionsOf = (powers: readonly Statement[]) => [...new Set(powers.flatMap((p) => p.actions))].sort();
+
+/** What Lambda itself does with the role, and what a creation with tags asks for. */
+const NOT_CALLED_BY_CODE = [
+  'ec2:CreateTags',
+  'logs:CreateLogStream',
+  'logs:PutLogEvents',
+  'sqs:ChangeMessageVisibility',
+  'sqs:DeleteMessage',
+  'sqs:GetQueueAttributes',
+  'sqs:ReceiveMessage',
+  'xray:PutTelemetryRecords',
+  'xray:PutTraceSegments',
+];
+
+/** Calls that IAM knows under another name. */
+const IAM_ACTION: Record<string, string> = {
+  'dynamodb:TransactWriteItems': 'dynamodb:PutItem',
+  'sqs:SendMessageBatch': 'sqs:SendMessage',
+};
+
+const SERVICE: Record<string, string> = {
+  'client-dynamodb': 'dynamodb',
+  'client-ec2': 'ec2',
+  'client-eventbridge': 'events',
+  'client-kms': 'kms',
+  'client-sqs': 'sqs',
+};
+
+/** The AWS calls that are left of a function when what it does not use is shaken off. */
+async function callsOf(name: FunctionName): Promise<string[]> {
+  const { outputFiles } = await build({
+    entryPoints: [fileURLToPath(new URL(`../../lambdas/${name}/index.ts`, import.meta.url))],
+    bundle: true,
+    write: false,
+    format: 'esm',
+    platform: 'node',
+    treeShaking: true,
+    packages: 'external',
+    logLevel: 'silent',
+  });
+  const code = outputFiles[0]?.text ?? '';
+  const imports = [...code.matchAll(/import \{([^}]*)\} from "@aws-sdk\/([\w-]+)"/g)];
+  const calls = new Set<string>();
+  for (const [, names = '', client = ''] of imports) {
+    for (const imported of names.split(',').map((n) => n.trim())) {
+      const call = /^paginate(\w+)$/.exec(imported)?.[1] ?? /^(\w+)Command$/.exec(imported)?.[1];
+      // An import stays when its last use is shaken off.
+      if (!call || !code.includes(`${imported}(`)) continue;
+      const action = `${SERVICE[client] ?? client}:${call}`;
+      calls.add(IAM_ACTION[action] ?? action);
+    }
+  }
+  return [...calls].sort();
+}
+
+describe('the roles of the functions', () => {
+  test.each(FUNCTION_NAMES)('%s may make exactly the AWS calls that its code makes', async (name) => {
+    const granted = stack
+      .powersOfFunction(name)
+      // The state key is used by DynamoDB and SQS in the role's name, which the next test is about.
+      .filter((statement) => !touches(statement, stack.stateKey.id));
+    const called = await callsOf(name);
+    expect(called.length).toBeGreaterThan(0);
+    expect(actionsOf(granted).filter((action) => !NOT_CALLED_BY_CODE.includes(action))).toEqual(called);
+  });
+
+  test('the state key can be used through the table and the queues only', () => {
+    for (const { powers } of allRoles) {
+      for (const statement of powers.filter((p) => touches(p, stack.stateKey.id))) {
+        expect(statement.Condition['StringEquals']?.['kms:ViaService']).toMatch(
+          /^(dynamodb|sqs)\.eu-west-1\./,
+        );
+      }
+    }
+  });
+
+  test('each function has a role of its own', () => {
+    const roles = FUNCTION_NAMES.map((name) => JSON.stringify(stack.fn(name).Properties.Role));
+    expect(new Set(roles).size).toBe(FUNCTION_NAMES.length);
+  });
+
+  test('no policy has a wildcard in an action', () => {
+    const documents = [
+      ...stack.ofType('AWS::IAM::Policy').map((r) => r.Properties.PolicyDocument),
+      ...stack.ofType('AWS::IAM::ManagedPolicy').map((r) => r.Properties.PolicyDocument),
+      ...stack.ofType('AWS::SQS::QueuePolicy').map((r) => r.Properties.PolicyDocument),
+    ];
+    const wild = documents
+      .flatMap((document) => statements(document))
+      .filter((statement) => statement.Effect === 'Allow')
+      .flatMap((statement) => statement.actions)
+      .filter((action) => action.includes('*'));
+    expect(wild).toEqual([]);
+  });
+
+  test('every resource "*" is of an action that has no resource, and no other', () => {
+    const everywhere = FUNCTION_NAMES.flatMap((name) => stack.powersOfFunction(name))
+      .filter((statement) => statement.resources.includes('"*"'))
+      .flatMap((statement) => statement.actions)
+      .filter((action) => !/^(ec2:Describe\w+|xray:Put\w+)$/.test(action));
+    expect(everywhere).toEqual([]);
+  });
+});
+
+describe('disk keys and networks', () => {
+  const handlesDiskKeys = (powers: readonly Statement[]) =>
+    powers.some((statement) => touches(statement, stack.diskKey.id));
+  const changesNetworks = (powers: readonly Statement[]) =>
+    ofService(powers, 'ec2').some((s) => s.actions.some((action) => !action.startsWith('ec2:Describe')));
+
+  test('no role that touches the disk-key CMK can change a network', () => {
+    const both = allRoles.filter(({ powers }) => handlesDiskKeys(powers) && changesNetworks(powers));
+    expect(both.map(({ role }) => role.id)).toEqual([]);
+    // Neither half is empty, so the sentence above says something.
+    expect(allRoles.filter(({ powers }) => handlesDiskKeys(powers))).toHaveLength(1);
+    expect(allRoles.filter(({ powers }) => changesNetworks(powers))).toHaveLength(1);
+  });
+
+  test('no role decrypts or re-encrypts under the disk-key CMK', () => {
+    const unwrapping = allRoles
+      .flatMap(({ powers }) => powers)
+      .filter((statement) => touches(statement, stack.diskKey.id))
+      .flatMap((statement) => statement.actions);
+    expect(unwrapping).toEqual(['kms:GenerateDataKeyWithoutPlaintext']);
+  });
+
+  test('a disk key is wrapped only with disk, generation and VM in its encryption context', () => {
+    const [wrap] = stack.powersOfFunction('issue-disk-keys').filter((s) => touches(s, stack.diskKey.id));
+    expect(wrap?.Condition).toEqual({
+      'ForAllValues:StringEquals': {
+        'kms:EncryptionContextKeys': ['casemate:disk', 'casemate:generation', 'casemate:vm'],
+      },
+      Null: {
+        'kms:EncryptionContext:casemate:disk': 'false',
+        'kms:EncryptionContext:casemate:generation': 'false',
+        'kms:EncryptionContext:casemate:vm': 'false',
+      },
+    });
+  });
+
+  test('security groups can be changed only where Casemate made them, and never opened inbound', () => {
+    const powers = stack.powersOfFunction('apply-isolation');
+    const rules = powers.filter((s) => s.actions.some((a) => /SecurityGroup(In|E)gress$/.test(a)));
+    expect(actionsOf(rules)).toEqual([
+      'ec2:AuthorizeSecurityGroupEgress',
+      'ec2:RevokeSecurityGroupEgress',
+      'ec2:RevokeSecurityGroupIngress',
+    ]);
+    for (const statement of rules) {
+      expect(statement.Condition).toEqual({ StringEquals: { 'aws:ResourceTag/casemate:managed': 'true' } });
+    }
+  });
+
+  test('a security group can be made only with the tag of Casemate, and tagged only while it is made', () => {
+    const powers = stack.powersOfFunction('apply-isolation');
+    const onGroups = powers.filter((s) => s.resources.some((r) => r.includes('security-group/*')));
+    const create = onGroups.find((s) => s.actions.includes('ec2:CreateSecurityGroup'));
+    expect(create?.Condition['StringEquals']).toEqual({ 'aws:RequestTag/casemate:managed': 'true' });
+    const tag = powers.filter((s) => s.actions.includes('ec2:CreateTags'));
+    expect(tag.map((s) => s.Condition)).toEqual([
+      { StringEquals: { 'ec2:CreateAction': 'CreateSecurityGroup' } },
+    ]);
+  });
+});
+
+describe('the kinds of the state table', () => {
+  const onTable = (name: FunctionName) =>
+    stack.powersOfFunction(name).filter((statement) => touches(statement, stack.table.id));
+
+  const leadingKeys = (statement: Statement) =>
+    (statement.Condition['ForAllValues:StringLike']?.['dynamodb:LeadingKeys'] ?? []) as string[];
+
+  /** docs/architecture.md, "Functions". */
+  const KINDS: Record<Exclude<FunctionName, 'sweep'>, Record<string, string[]>> = {
+    'observe-vm': { BatchGetItem: ['vm'], PutItem: ['vm'] },
+    'issue-disk-keys': { BatchGetItem: ['vm', 'disk'], PutItem: ['disk'] },
+    'ingest-report': { BatchGetItem: ['vm', 'enrol', 'posture'], PutItem: ['posture'] },
+    'apply-isolation': { BatchGetItem: ['vm', 'posture', 'isolation'], PutItem: ['isolation'] },
+    'issue-challenge': { PutItem: ['nonce'] },
+    'enrol-agent': {
+      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],
+      PutItem: ['enrol'],
+      UpdateItem: ['nonce'],
+    },
+  };
+
+  test.each(Object.keys(KINDS) as (keyof typeof KINDS)[])('%s is held to its kinds', (name) => {
+    const held = Object.fromEntries(
+      onTable(name).map((statement) => [
+        statement.actions.join().replace('dynamodb:', ''),
+        leadingKeys(statement).map((pattern) => pattern.replace(/#\*$/, '')),
+      ]),
+    );
+    expect(held).toEqual(KINDS[name]);
+  });
+
+  test('a request without a leading key does not slip through ForAllValues', () => {
+    for (const name of Object.keys(KINDS) as (keyof typeof KINDS)[]) {
+      for (const statement of onTable(name)) {
+        expect(statement.Condition['Null']).toEqual({ 'dynamodb:LeadingKeys': 'false' });
+      }
+    }
+  });
+
+  test('only the sweep scans, and it writes nothing', () => {
+    const scanning = FUNCTION_NAMES.filter((name) => actionsOf(onTable(name)).includes('dynamodb:Scan'));
+    expect(scanning).toEqual(['sweep']);
+    expect(actionsOf(onTable('sweep'))).toEqual(['dynamodb:Scan']);
+    const stateKey = stack.powersOfFunction('sweep').filter((s) => touches(s, stack.stateKey.id));
+    const throughTable = stateKey.filter((s) =>
+      `${s.Condition['StringEquals']?.['kms:ViaService']}`.startsWith('dynamodb'),
+    );
+    expect(actionsOf(throughTable)).toEqual(['kms:Decrypt', 'kms:DescribeKey']);
+  });
+
+  test('nobody may delete an item, query across kinds, or change the table', () => {
+    const actions = allRoles.flatMap(({ powers }) => actionsOf(ofService(powers, 'dynamodb')));
+    expect([...new Set(actions)].sort()).toEqual([
+      'dynamodb:BatchGetItem',
+      'dynamodb:PutItem',
+      'dynamodb:Scan',
+      'dynamodb:UpdateItem',
+    ]);
+  });
+});
+
+describe('the bus and the queues', () => {
+  test('each function says its own detail types, of the source casemate', () => {
+    const says = Object.fromEntries(
+      FUNCTION_NAMES.flatMap((name) =>
+        ofService(stack.powersOfFunction(name), 'events').map((statement) => {
+          const values = statement.Condition['ForAllValues:StringEquals'];
+          expect(values?.['events:source']).toEqual(['casemate']);
+          expect(statement.Condition['Null']).toEqual({
+            'events:source': 'false',
+            'events:detail-type': 'false',
+          });
+          return [name, values?.['events:detail-type']];
+        }),
+      ),
+    );
+    expect(says).toEqual({
+      'observe-vm': ['VM Changed'],
+      'issue-disk-keys': ['Disk Key Issued'],
+      'ingest-report': ['Posture Changed', 'Report Refused'],
+      'apply-isolation': ['Isolation Changed'],
+      'enrol-agent': ['Enrolment Refused'],
+    });
+  });
+
+  test('a queue-driven function takes from its own queue and rejects into one', () => {
+    for (const name of QUEUE_DRIVEN) {
+      const powers = ofService(stack.powersOfFunction(name), 'sqs');
+      const mapping = stack
+        .ofType('AWS::Lambda::EventSourceMapping')
+        .find((m) => JSON.stringify(m.Properties.FunctionName).includes(stack.fn(name).id));
+      const queue: string = mapping?.Properties.EventSourceArn['Fn::GetAtt'][0];
+      const take = powers.filter((s) => s.actions.includes('sqs:ReceiveMessage'));
+      expect(take.map((s) => s.resources)).toEqual([[expect.stringContaining(`"${queue}"`)]]);
+      const put = powers.filter((s) => s.actions.includes('sqs:SendMessage'));
+      expect(put.map((s) => s.resources)).toEqual([[expect.stringContaining('Rejected')]]);
+    }
+  });
+
+  test('the sweep puts its hints into the queue of observe-vm and no other', () => {
+    const send = ofService(stack.powersOfFunction('sweep'), 'sqs');
+    expect(send.map((s) => [s.actions, s.resources])).toEqual([
+      [['sqs:SendMessage'], [expect.stringMatching(/ObserveVmQueue(?!DeadLetters)/)]],
+    ]);
+  });
+});

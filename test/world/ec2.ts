@@ -1,0 +1,202 @@
+import {
+  AuthorizeSecurityGroupEgressCommand,
+  CreateSecurityGroupCommand,
+  DescribeInstancesCommand,
+  DescribeNetworkInterfacesCommand,
+  DescribeSecurityGroupsCommand,
+  DescribeVolumesCommand,
+  EC2Client,
+  type Filter,
+  type IpPermission,
+  ModifyNetworkInterfaceAttributeCommand,
+  RevokeSecurityGroupEgressCommand,
+  RevokeSecurityGroupIngressCommand,
+} from '@aws-sdk/client-ec2';
+import type { Effects } from './effects.ts';
+
+export interface WorldInterface {
+  readonly id: string;
+  groups: string[];
+  readonly requesterManaged?: boolean;
+}
+
+export interface WorldVm {
+  readonly id: string;
+  state: string;
+  tags: Record<string, string>;
+  launchTime: Date;
+  readonly amdSevSnp: 'enabled' | 'disabled' | undefined;
+  interfaces: WorldInterface[];
+  volumes: {
+    readonly id: string;
+    readonly device: string;
+    readonly snapshotId?: string;
+    readonly multiAttach?: boolean;
+  }[];
+}
+
+interface WorldGroup {
+  readonly GroupId: string;
+  readonly GroupName: string;
+  readonly VpcId: string;
+  readonly Tags: { Key?: string | undefined; Value?: string | undefined }[];
+  IpPermissions: IpPermission[];
+  IpPermissionsEgress: IpPermission[];
+}
+
+export const ACCOUNT = '123456789012';
+export const REGION = 'eu-west-1';
+const VPC = 'vpc-0a1b2c3d4e5f60718';
+
+/** EC2 at the edge of the client: a few VMs, their volumes, interfaces and groups. */
+export function fakeEc2(effects: Effects) {
+  const vms = new Map<string, WorldVm>();
+  const groups = new Map<string, WorldGroup>();
+  const calls: string[] = [];
+  const client = new EC2Client({ region: REGION });
+  let groupCount = 0;
+
+  const matches = (vm: WorldVm, filters: readonly Filter[] | undefined): boolean =>
+    (filters ?? []).every(({ Name, Values = [] }) => {
+      if (Values.length > 200) throw new Error('a filter takes at most 200 values');
+      switch (Name) {
+        case 'instance-id':
+        case 'attachment.instance-id':
+          return Values.includes(vm.id);
+        case 'instance-state-name':
+          return Values.includes(vm.state);
+        case 'volume-id':
+          return vm.volumes.some((v) => Values.includes(v.id));
+        case 'network-interface-id':
+          return vm.interfaces.some((i) => Values.includes(i.id));
+        case 'group-id':
+          return vm.interfaces.some((i) => i.groups.some((g) => Values.includes(g)));
+        default:
+          throw new Error(`EC2 here does not know the filter ${Name}`);
+      }
+    });
+
+  const findInterface = (id: string | undefined) =>
+    [...vms.values()].flatMap((vm) => vm.interfaces).find((eni) => eni.id === id);
+
+  const send = async (command: unknown): Promise<unknown> => {
+    const name = (command as object).constructor.name.replace(/Command$/, '');
+    calls.push(name);
+    if (command instanceof DescribeInstancesCommand) {
+      await effects.read();
+      const found = [...vms.values()].filter((vm) => matches(vm, command.input.Filters));
+      return { Reservations: found.map((vm) => ({ OwnerId: ACCOUNT, Instances: [describe(vm)] })) };
+    }
+    if (command instanceof DescribeVolumesCommand) {
+      await effects.read();
+      const found = [...vms.values()].filter((vm) => matches(vm, command.input.Filters));
+      return {
+        Volumes: found.flatMap((vm) =>
+          vm.volumes.map((v) => ({
+            VolumeId: v.id,
+            Size: 8,
+            SnapshotId: v.snapshotId ?? '',
+            MultiAttachEnabled: v.multiAttach ?? false,
+            Attachments: [{ InstanceId: vm.id, Device: v.device }],
+          })),
+        ),
+      };
+    }
+    if (command instanceof DescribeNetworkInterfacesCommand) {
+      await effects.read();
+      const found = [...vms.values()].filter((vm) => matches(vm, command.input.Filters));
+      return {
+        NetworkInterfaces: found.flatMap((vm) =>
+          vm.interfaces.map((eni) => ({
+            NetworkInterfaceId: eni.id,
+            VpcId: VPC,
+            InterfaceType: 'interface',
+            RequesterManaged: eni.requesterManaged ?? false,
+            Groups: eni.groups.map((GroupId) => ({ GroupId })),
+            Attachment: { InstanceId: vm.id },
+          })),
+        ),
+      };
+    }
+    if (command instanceof DescribeSecurityGroupsCommand) {
+      await effects.read();
+      return { SecurityGroups: [...groups.values()].map((group) => structuredClone(group)) };
+    }
+    if (command instanceof CreateSecurityGroupCommand) {
+      const { GroupName = '', TagSpecifications } = command.input;
+      return effects.write(`create ${GroupName}`, () => {
+        if ([...groups.values()].some((group) => group.GroupName === GroupName)) {
+          throw Object.assign(new Error('exists'), { name: 'InvalidGroup.Duplicate' });
+        }
+        const GroupId = `sg-${String(++groupCount).padStart(8, '0')}`;
+        groups.set(GroupId, {
+          GroupId,
+          GroupName,
+          VpcId: VPC,
+          Tags: TagSpecifications?.[0]?.Tags ?? [],
+          IpPermissions: [],
+          IpPermissionsEgress: [{ IpProtocol: '-1', IpRanges: [{ CidrIp: '0.0.0.0/0' }] }],
+        });
+        return { GroupId };
+      });
+    }
+    if (command instanceof RevokeSecurityGroupEgressCommand) {
+      return effects.write('revoke egress', () => {
+        const group = groups.get(command.input.GroupId ?? '');
+        const gone = new Set(command.input.IpPermissions?.map((p) => JSON.stringify(p)));
+        if (group) {
+          group.IpPermissionsEgress = group.IpPermissionsEgress.filter((p) => !gone.has(JSON.stringify(p)));
+        }
+        return {};
+      });
+    }
+    if (command instanceof RevokeSecurityGroupIngressCommand) {
+      return effects.write('revoke ingress', () => {
+        const group = groups.get(command.input.GroupId ?? '');
+        if (group) group.IpPermissions = [];
+        return {};
+      });
+    }
+    if (command instanceof AuthorizeSecurityGroupEgressCommand) {
+      return effects.write('authorize egress', () => {
+        groups
+          .get(command.input.GroupId ?? '')
+          ?.IpPermissionsEgress.push(...(command.input.IpPermissions ?? []));
+        return {};
+      });
+    }
+    if (command instanceof ModifyNetworkInterfaceAttributeCommand) {
+      const { NetworkInterfaceId, Groups = [] } = command.input;
+      return effects.write(`groups of ${NetworkInterfaceId}`, () => {
+        const eni = findInterface(NetworkInterfaceId);
+        if (!eni) throw Object.assign(new Error('no such'), { name: 'InvalidNetworkInterfaceID.NotFound' });
+        eni.groups = [...Groups];
+        return {};
+      });
+    }
+    throw new Error(`EC2 here does not know ${name}`);
+  };
+  client.send = send as typeof client.send;
+
+  return { client, vms, groups, calls };
+}
+
+function describe(vm: WorldVm) {
+  return {
+    InstanceId: vm.id,
+    State: { Name: vm.state },
+    LaunchTime: vm.launchTime,
+    InstanceType: 'm6a.large',
+    ImageId: 'ami-0123456789abcdef0',
+    VpcId: VPC,
+    RootDeviceName: '/dev/xvda',
+    Tags: Object.entries(vm.tags).map(([Key, Value]) => ({ Key, Value })),
+    CpuOptions: vm.amdSevSnp === undefined ? {} : { AmdSevSnp: vm.amdSevSnp },
+    NetworkInterfaces: vm.interfaces.map((eni) => ({
+      NetworkInterfaceId: eni.id,
+      VpcId: VPC,
+      InterfaceType: 'interface',
+      Groups: eni.groups.map((GroupId) => ({ GroupId })),
+    })),
+  };
+}

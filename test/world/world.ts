@@ -1,0 +1,259 @@
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { Logger } from '@aws-lambda-powertools/logger';
+import { Metrics } from '@aws-lambda-powertools/metrics';
+import { EventBridgeClient, PutEventsCommand } from '@aws-sdk/client-eventbridge';
+import { GenerateDataKeyWithoutPlaintextCommand, KMSClient } from '@aws-sdk/client-kms';
+import { SendMessageBatchCommand, SendMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
+import type { Context, SQSBatchResponse, SQSEvent, SQSRecord } from 'aws-lambda';
+import { createHandler as applyIsolation } from '../../lambdas/apply-isolation/handler.ts';
+import { createAnnouncer } from '../../lambdas/aws/eventbridge.ts';
+import { createHandler as ingestReport } from '../../lambdas/ingest-report/handler.ts';
+import { createHandler as issueDiskKeys } from '../../lambdas/issue-disk-keys/handler.ts';
+import { createHandler as observeVm } from '../../lambdas/observe-vm/handler.ts';
+import { createHandler as sweep } from '../../lambdas/sweep/handler.ts';
+import type { VmRecord } from '../../lib/domain/convergence.ts';
+import { assembleFleet } from '../../lib/domain/fleet.ts';
+import type { Mode } from '../../lib/domain/isolation.ts';
+import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
+import { fakeDynamoDb } from './dynamodb.ts';
+import { fakeEc2, REGION } from './ec2.ts';
+import { countEffects } from './effects.ts';
+
+export const QUEUES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
+export type QueueName = (typeof QUEUES)[number];
+
+export interface Message {
+  readonly id: string;
+  readonly body: string;
+  readonly sentAt: Date;
+  receives: number;
+}
+
+let engine: PolicyEngine | undefined;
+
+/** The project's own policies in Cedar itself. */
+export function projectPolicies(): PolicyEngine {
+  engine ??= createPolicyEngine(
+    readFileSync(
+      new URL('../../node_modules/@cedar-policy/cedar-wasm/web/cedar_wasm_bg.wasm', import.meta.url),
+    ),
+    readPolicySources(new URL('../../policies/', import.meta.url)),
+  );
+  return engine;
+}
+
+/** What the rules of the deployed buses do: which queue gets which event. */
+function queuesFor(source: string, detailType: string): readonly QueueName[] {
+  if (source === 'aws.ec2' || source === 'casemate.sweep') return ['observe-vm'];
+  if (source === 'casemate.agent') return ['ingest-report'];
+  if (detailType === 'VM Changed') return ['issue-disk-keys', 'ingest-report', 'apply-isolation'];
+  if (detailType === 'Posture Changed') return ['apply-isolation'];
+  return [];
+}
+
+/**
+ * The whole pipeline in one process: the exported, middy-wrapped handlers, with EC2, DynamoDB, KMS,
+ * EventBridge and SQS faked at the edge of their clients. Nothing is delivered until a test delivers it.
+ */
+export function createWorld(options: { readonly mode?: Mode; readonly policy?: PolicyEngine } = {}) {
+  const effects = countEffects();
+  const ec2 = fakeEc2(effects);
+  const dynamodb = fakeDynamoDb(effects);
+  const queues = new Map<QueueName, Message[]>(QUEUES.map((name) => [name, []]));
+  const rejected: { readonly body: string; readonly reason: string }[] = [];
+  const announced: { readonly detailType: string; readonly detail: Record<string, unknown> }[] = [];
+  const kmsContexts: Record<string, string>[] = [];
+  let clock = Date.parse('2026-11-24T08:00:00Z');
+  let sequence = 0;
+  const now = () => new Date(clock);
+
+  const enqueue = (queue: QueueName, body: string) => {
+    queues.get(queue)?.push({ id: `m-${++sequence}`, body, sentAt: now(), receives: 0 });
+  };
+  const emit = (source: string, detailType: string, detail: unknown) => {
+    const body = JSON.stringify({ id: `e-${++sequence}`, source, 'detail-type': detailType, detail });
+    for (const queue of queuesFor(source, detailType)) enqueue(queue, body);
+  };
+
+  const kms = new KMSClient({ region: REGION });
+  kms.send = (async (command: unknown) => {
+    if (!(command instanceof GenerateDataKeyWithoutPlaintextCommand))
+      throw new Error('KMS here does not know it');
+    return effects.write('generate data key', () => {
+      kmsContexts.push(command.input.EncryptionContext ?? {});
+      return { CiphertextBlob: Buffer.from(`wrapped ${kmsContexts.length}`) };
+    });
+  }) as typeof kms.send;
+
+  const eventbridge = new EventBridgeClient({ region: REGION });
+  eventbridge.send = (async (command: unknown) => {
+    if (!(command instanceof PutEventsCommand)) throw new Error('EventBridge here does not know it');
+    return effects.write('put events', () => ({
+      Entries: (command.input.Entries ?? []).map((entry) => {
+        const detail = JSON.parse(entry.Detail ?? '') as Record<string, unknown>;
+        announced.push({ detailType: entry.DetailType ?? '', detail });
+        emit(entry.Source ?? '', entry.DetailType ?? '', detail);
+        return { EventId: `e-${sequence}` };
+      }),
+    }));
+  }) as typeof eventbridge.send;
+
+  const sqs = new SQSClient({ region: REGION });
+  sqs.send = (async (command: unknown) => {
+    if (command instanceof SendMessageCommand) {
+      const { MessageBody = '', MessageAttributes } = command.input;
+      return effects.write('reject', () => {
+        rejected.push({ body: MessageBody, reason: MessageAttributes?.['reason']?.StringValue ?? '' });
+        return {};
+      });
+    }
+    if (command instanceof SendMessageBatchCommand) {
+      return effects.write('send hints', () => {
+        for (const entry of command.input.Entries ?? []) enqueue('observe-vm', entry.MessageBody ?? '');
+        return { Successful: [] };
+      });
+    }
+    throw new Error('SQS here does not know it');
+  }) as typeof sqs.send;
+
+  const telemetry = () => ({
+    logger: new Logger({ logLevel: 'SILENT' }),
+    metrics: new Metrics({ namespace: 'Casemate' }),
+  });
+  const common = () => ({
+    ...telemetry(),
+    sqs,
+    rejectedQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/rejected',
+    table: { client: dynamodb.client, name: 'state' },
+    announce: createAnnouncer(eventbridge, 'casemate'),
+    policy: options.policy ?? projectPolicies(),
+    now,
+  });
+  const mode = options.mode ?? 'enforce';
+  const handlers = {
+    'observe-vm': observeVm({ ...common(), ec2: ec2.client, region: REGION }),
+    'issue-disk-keys': issueDiskKeys({
+      ...common(),
+      kms,
+      diskKeyId: 'arn:aws:kms:eu-west-1:123456789012:key/disk-keys',
+      randomUuid: () => {
+        const hex = randomBytes(16).toString('hex');
+        return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20)}`;
+      },
+    }),
+    'ingest-report': ingestReport({ ...common(), apiOrigin: API_ORIGIN, reportMaxAgeSeconds: 900 }),
+    'apply-isolation': applyIsolation({
+      ...common(),
+      ec2: ec2.client,
+      mode,
+      probationEgress: { kind: 'https-anywhere' },
+    }),
+  } satisfies Record<QueueName, unknown>;
+  const sweepHandler = sweep({
+    ...common(),
+    ec2: ec2.client,
+    observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
+    mode,
+  });
+
+  /** Hands messages to a worker as Lambda would. What it returns, or dies over, goes back to the queue. */
+  const deliver = async (
+    queue: QueueName,
+    messages: readonly Message[],
+  ): Promise<SQSBatchResponse | 'died'> => {
+    const waiting = queues.get(queue) ?? [];
+    queues.set(
+      queue,
+      waiting.filter((m) => !messages.includes(m)),
+    );
+    for (const message of messages) message.receives += 1;
+    const event: SQSEvent = { Records: messages.map((m) => toRecord(queue, m)) };
+    const back = (failed: readonly Message[]) => queues.get(queue)?.push(...failed);
+    try {
+      const answer = await handlers[queue](event, CONTEXT as Context);
+      const failed = new Set(answer.batchItemFailures.map((f) => f.itemIdentifier));
+      back(messages.filter((m) => failed.has(m.id)));
+      return answer;
+    } catch {
+      back(messages);
+      return 'died';
+    }
+  };
+
+  /** Delivers until every queue is empty. `pick` chooses the next batch. */
+  const drain = async (
+    pick: (waiting: readonly Message[]) => readonly Message[] = (waiting) => waiting.slice(0, 10),
+  ): Promise<void> => {
+    for (let turns = 0; ; turns++) {
+      if (turns > 2000)
+        throw new Error(`the queues do not empty: ${[...queues].map(([n, q]) => `${n} ${q.length}`)}`);
+      const queue = QUEUES.find((name) => (queues.get(name)?.length ?? 0) > 0);
+      if (!queue) return;
+      await deliver(queue, pick(queues.get(queue) ?? []));
+    }
+  };
+
+  return {
+    ...ec2,
+    rows: dynamodb.rows,
+    effects,
+    queues,
+    rejected,
+    announced,
+    kmsContexts,
+    handlers,
+    emit,
+    enqueue,
+    deliver,
+    drain,
+    now,
+    advance(seconds: number) {
+      clock += seconds * 1000;
+    },
+    sweep: () => sweepHandler({}, CONTEXT as Context),
+    stateChange(vm: { readonly id: string; readonly state: string }) {
+      emit('aws.ec2', 'EC2 Instance State-change Notification', { 'instance-id': vm.id, state: vm.state });
+    },
+    async record(id: string): Promise<VmRecord | undefined> {
+      const rows = async function* () {
+        yield* dynamodb.rows.values();
+      };
+      const { fleet, corrupt } = await assembleFleet(rows());
+      if (corrupt.length > 0) throw new Error(`corrupt: ${JSON.stringify(corrupt)}`);
+      return fleet.get(id);
+    },
+  };
+}
+
+export type World = ReturnType<typeof createWorld>;
+
+export const API_ORIGIN = 'https://api.casemate.example';
+
+const CONTEXT: Partial<Context> = {
+  functionName: 'test',
+  functionVersion: '1',
+  invokedFunctionArn: 'arn:aws:lambda:eu-west-1:123456789012:function:test',
+  memoryLimitInMB: '256',
+  awsRequestId: '00000000-0000-4000-8000-000000000000',
+  getRemainingTimeInMillis: () => 30_000,
+};
+
+function toRecord(queue: string, message: Message): SQSRecord {
+  return {
+    messageId: message.id,
+    receiptHandle: message.id,
+    body: message.body,
+    attributes: {
+      ApproximateReceiveCount: String(message.receives),
+      SentTimestamp: String(message.sentAt.getTime()),
+      SenderId: 'AIDAIENQZJOLO23YVJ4VO',
+      ApproximateFirstReceiveTimestamp: String(message.sentAt.getTime()),
+    },
+    messageAttributes: {},
+    md5OfBody: '',
+    eventSource: 'aws:sqs',
+    eventSourceARN: `arn:aws:sqs:eu-west-1:123456789012:${queue}`,
+    awsRegion: 'eu-west-1',
+  };
+}
