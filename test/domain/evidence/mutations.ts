@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import type { Verdict } from '../../../lib/domain/evidence/verdict.ts';
 
 /** How many times as long as usual: FUZZ=100 makes a long run of it. */
-const effort = Number(process.env['FUZZ'] ?? 1);
+export const effort = Number(process.env['FUZZ'] ?? 1);
 
 /** Evidence that must stop being accepted however it is changed. */
 export function expectNoMutationAccepted(

@@ -15,7 +15,8 @@ import {
 } from '../../../lib/domain/evidence/tpm/credential.ts';
 import { parsePublicKey, verifyTpm } from '../../../lib/domain/evidence/tpm/index.ts';
 
-const isHere = ['swtpm', 'tpm2_activatecredential'].every((tool) => spawnSync('which', [tool]).status === 0);
+const emulator = 'swtpm';
+const isHere = [emulator, 'tpm2_activatecredential'].every((tool) => spawnSync('which', [tool]).status === 0);
 const withTpm = isHere ? test : test.skip;
 const skipped = isHere ? '' : 'skipped: no swtpm and tpm2-tools here: ';
 
@@ -35,7 +36,7 @@ async function useTpm(run: (tpm: Tpm) => Promise<void>): Promise<void> {
   // tpm2-tss looks for the control channel beside the server, under this name.
   const [server, control] = [join(folder, 'server'), join(folder, 'server.ctrl')];
   const swtpm = spawn(
-    'swtpm',
+    emulator,
     // biome-ignore format: one option a line says nothing more
     ['socket', '--tpm2', '--tpmstate', `dir=${join(folder, 'state')}`, '--server', `type=unixio,path=${server}`, '--ctrl', `type=unixio,path=${control}`, '--flags', 'startup-clear,not-need-init'],
     { stdio: 'ignore' },

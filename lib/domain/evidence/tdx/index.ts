@@ -7,7 +7,6 @@ import { defaultTdxPolicy, judgeTdx, type TdxExpectation, type TdxPolicy } from 
 import { intelRoots, readTdxEvidence, type TdxEvidence, verifyTdxEvidence } from './verify.ts';
 
 export { defaultTdxPolicy, type TdxExpectation, type TdxPolicy } from './policy.ts';
-export { intelRoots } from './verify.ts';
 
 export interface TdxInput {
   readonly quote: Uint8Array;
