@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { createIdentityIssuer } from '../../../bin/local/identity-issuer.ts';
@@ -8,6 +7,8 @@ import { parseIdentity } from '../../../lib/domain/evidence/identity/bytes.ts';
 import { verifyIdentityDocument } from '../../../lib/domain/evidence/identity/index.ts';
 import { verifyIdentitySignature } from '../../../lib/domain/evidence/identity/verify.ts';
 import { issue, keyPair, pem } from './forge/pki.ts';
+import { effort } from './mutations.ts';
+import { recorded, vector } from './vectors.ts';
 
 const region = 'eu-central-1';
 const issuer = await createIdentityIssuer(region);
@@ -158,7 +159,7 @@ describe('an instance identity document', () => {
         changed[index] = (changed[index] ?? 0) ^ change;
         expect(reasonOf(relined(changed))).not.toBe('accepted');
       }),
-      { numRuns: 1_500 },
+      { numRuns: 500 * effort },
     );
   });
 
@@ -174,7 +175,7 @@ describe('an instance identity document', () => {
         fc.pre(!isAlgorithmSpelling(changed));
         expect(reasonOf(changed)).not.toBe('accepted');
       }),
-      { numRuns: 1_500 },
+      { numRuns: 500 * effort },
     );
   });
 });
@@ -185,22 +186,18 @@ describe('the issuers of AWS', () => {
   });
 });
 
-const vectors = '../shared/vectors/ec2-iid';
-const recorded = existsSync(vectors) ? test : test.skip;
-const skipped = existsSync(vectors) ? '' : 'skipped: ../shared/vectors is not here: ';
-
 describe('recorded identity documents', () => {
   const verdictOf = (name: string) =>
-    verifyIdentityDocument(readFileSync(`${vectors}/${name}`, 'utf8'), { issuers: awsIdentityIssuers() });
+    verifyIdentityDocument(vector(`ec2-iid/${name}`).toString('latin1'), { issuers: awsIdentityIssuers() });
 
-  recorded(`${skipped}the rsa2048 form of 2018 is accepted`, () => {
+  recorded('the rsa2048 form of 2018 is accepted', () => {
     expect(verdictOf('us-west-2-2018.rsa2048.b64')).toMatchObject({
       ok: true,
       document: { instanceId: 'i-0a30e04d85e6f8793', accountId: '692406183521', region: 'us-west-2' },
     });
   });
 
-  recorded(`${skipped}the DSA and RSA-1024 forms are refused`, () => {
+  recorded('the DSA and RSA-1024 forms are refused', () => {
     for (const name of [
       'us-west-2-2018.pkcs7-dsa.b64',
       'us-west-2-2018.signature-rsa1024.b64',
@@ -211,9 +208,9 @@ describe('recorded identity documents', () => {
     }
   });
 
-  recorded(`${skipped}the package's certificates are the recorded ones`, () => {
+  recorded('the certificates of the package are the recorded ones', () => {
     for (const [name, [pem]] of awsIdentityIssuers()) {
-      expect(readFileSync(`${vectors}/certs/rsa2048/${name}.pem`, 'latin1').trim()).toBe(pem?.trim());
+      expect(vector(`ec2-iid/certs/rsa2048/${name}.pem`).toString('latin1').trim()).toBe(pem?.trim());
     }
   });
 });
