@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { type EvidencePolicies, parsePolicyFile } from '../lib/domain/evidence/policy-file.ts';
 import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../lib/policy/engine.ts';
 
 /** The engine out of the files that lie beside the bundle: Cedar's wasm, and the folder of policies. */
@@ -6,5 +7,12 @@ export function bundledPolicyEngine(): PolicyEngine {
   return createPolicyEngine(
     readFileSync(new URL('./cedar_wasm_bg.wasm', import.meta.url)),
     readPolicySources(new URL('./policies/', import.meta.url)),
+  );
+}
+
+/** What is demanded of evidence: policies/evidence.json over safe defaults. @throws PolicyFileError */
+export function bundledEvidencePolicies(): EvidencePolicies {
+  return parsePolicyFile(
+    JSON.parse(readFileSync(new URL('./policies/evidence.json', import.meta.url), 'utf8')),
   );
 }

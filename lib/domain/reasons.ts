@@ -29,6 +29,8 @@ export const REASONS = {
     'The VM swaps to plain storage: encrypt it (casemate-agent swap encrypt) or turn it off.',
   SWAP_UNKNOWN: 'Whether swap is encrypted could not be read; unknown does not count as good.',
   SNP_NOT_SHOWN: 'EC2 launched the VM with SEV-SNP, but the guest does not show it.',
+  EVIDENCE_MISSING:
+    'Hardware evidence is demanded of the VM (tag casemate:evidence=required) and none stands.',
   FACT_CONTRADICTED: 'The last report contradicted what EC2 asserts.',
   // Refused reports
   REPORT_MALFORMED: 'The report does not match its schema.',
