@@ -23,6 +23,7 @@ import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
 import { Health, type WatchedFunction } from './health.ts';
 import { IsolationPowers } from './isolation-powers.ts';
 import { PipelineFunction } from './pipeline-function.ts';
+import { validatePolicies } from './policies.ts';
 import { StateTable } from './state-table.ts';
 import { encryptedQueue, grantSend, WorkQueue } from './work-queue.ts';
 
@@ -75,6 +76,7 @@ export class Casemate extends Construct {
   constructor(scope: Construct, id: string, props: CasemateProps = {}) {
     super(scope, id);
     this.refuseWrongSettings(props);
+    validatePolicies();
     this.mode = props.mode ?? 'observe';
 
     this.keys = new CustomerKeys(this, 'Keys');

@@ -25,6 +25,7 @@ struct cm_look {
   enum cm_state hypervisor; /* CPUID.1:ECX[31] */
   char signature[13];      /* of the first hypervisor leaf */
   enum cm_state kvm;       /* virt.kvm.usable */
+  unsigned devices_left;   /* that facts_swap.c may still look at */
   uint64_t sev_status;
   int sev_status_error;    /* 0 when sev_status holds */
 };

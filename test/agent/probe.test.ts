@@ -1,5 +1,6 @@
 import { beforeAll, expect, test } from '@jest/globals';
-import { ProbeError, probe, probeResult } from '../../agent/probe.ts';
+import { ProbeError, probe } from '../../agent/probe.ts';
+import { probeResult } from '../../lib/domain/fact.ts';
 import { machines, make, run } from '../native/native.ts';
 
 beforeAll(() => make('probe', 'addon'));

@@ -12,13 +12,12 @@ import { facts, has, machines, make, native, probe, program, run, vectors } from
 const roots = readdirSync(machines)
   .filter((name) => !name.includes('.'))
   .map((name) => join(machines, name));
+const shared = vectors ?? '';
 const recordings = [
   ...roots.map((root) => join(root, 'cpuid.txt')),
-  ...(vectors === undefined
-    ? []
-    : readdirSync(vectors)
-        .filter((name) => name !== 'expected.json')
-        .map((name) => join(vectors, name))),
+  ...(shared === '' ? [] : readdirSync(shared).filter((name) => name !== 'expected.json')).map((name) =>
+    join(shared, name),
+  ),
 ];
 const everything: string[][] = [
   ...roots.map((root) => ['--root', root]),
