@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { challengeResponse } from '../lib/domain/enrolment.ts';
-import { readCertificateTable } from '../lib/domain/evidence/snp/certificate-table.ts';
+import { parseCertificateTable } from '../lib/domain/evidence/snp/certificate-table.ts';
 import type { ReportPayload } from '../lib/domain/report.ts';
 import { transcript } from '../lib/domain/transcript.ts';
 import type { Api } from './api.ts';
@@ -86,7 +86,7 @@ function readTsmReport(tsmFolder: string, t: Buffer): Evidence[number] | undefin
     return {
       format: 'snp',
       report: report.toString('base64'),
-      certificates: readCertificateTable(table).map((c) => Buffer.from(c).toString('base64')),
+      certificates: parseCertificateTable(table).map((c) => Buffer.from(c).toString('base64')),
     };
   } catch (error) {
     if (error instanceof EvidenceError) throw error;

@@ -1,4 +1,5 @@
-import { readFileSync } from 'node:fs';
+import { X509Certificate } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
 import { type EvidencePolicies, parsePolicyFile } from '../lib/domain/evidence/policy-file.ts';
 import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../lib/policy/engine.ts';
 
@@ -15,4 +16,18 @@ export function bundledEvidencePolicies(): EvidencePolicies {
   return parsePolicyFile(
     JSON.parse(readFileSync(new URL('./policies/evidence.json', import.meta.url), 'utf8')),
   );
+}
+
+/** The certificates of policies/ca: a file may hold several. */
+export function bundledAuthorities(): readonly X509Certificate[] {
+  const folder = new URL('./policies/ca/', import.meta.url);
+  return readdirSync(folder)
+    .filter((name) => name.endsWith('.pem'))
+    .flatMap(
+      (name) =>
+        readFileSync(new URL(name, folder), 'utf8').match(
+          /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g,
+        ) ?? [],
+    )
+    .map((pem) => new X509Certificate(pem));
 }

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, X509Certificate } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import type { ReportPayload } from '../lib/domain/report.ts';
 import { transcript } from '../lib/domain/transcript.ts';
@@ -31,8 +31,11 @@ const SNP_FACTS = [
 ];
 
 /** A world at the time of the test hierarchies, with one SEV-SNP VM that demands evidence. */
-async function begin(tags: Record<string, string> = { 'casemate:evidence': 'required' }) {
-  const world = createWorld({ evidenceRoots: { amd: amd.roots, nitro: nitro.roots } });
+async function begin(
+  tags: Record<string, string> = { 'casemate:evidence': 'required' },
+  authorities: readonly X509Certificate[] = [],
+) {
+  const world = createWorld({ evidenceRoots: { amd: amd.roots, nitro: nitro.roots }, authorities });
   world.advance((timestamp.getTime() - world.now().getTime()) / 1000);
   const vm = launch(world, 1, {
     id: 'i-0123456789abcdef0',
@@ -156,6 +159,14 @@ describe('a VM that must show hardware evidence', () => {
     expect(after?.posture?.evidenceRefusal).toBeNull();
     expect(after?.posture?.attestations).toMatchObject([{ verifiedAt: world.now().toISOString() }]);
   });
+});
+
+test('a leaf alone counts with the CA certificates that the operator configured, as on EC2', async () => {
+  const authorities = [amd.ark.Milan.der, amd.asvk.Milan.der].map((der) => new X509Certificate(der));
+  const { world, agent } = await begin(undefined, authorities);
+  const nonce = challenge(world, agent.instanceId);
+  const record = await report(world, agent, 1, nonce, [snp(t(agent, nonce), vlekChain.slice(0, 1))]);
+  expect(record?.posture).toMatchObject({ verdict: 'compliant', attestations: [{ format: 'snp' }] });
 });
 
 describe('evidence that does not count', () => {

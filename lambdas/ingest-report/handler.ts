@@ -1,5 +1,11 @@
+import type { X509Certificate } from 'node:crypto';
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
-import { type Attestation, type EvidenceRoots, judgeEvidence } from '../../lib/domain/attestation.ts';
+import {
+  type Attestation,
+  chainAbove,
+  type EvidenceRoots,
+  judgeEvidence,
+} from '../../lib/domain/attestation.ts';
 import { COLLATERAL_SECONDS, collateralItem, collateralKey } from '../../lib/domain/collateral.ts';
 import { challengeItem, challengeKey, challengeRefusal } from '../../lib/domain/enrolment.ts';
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
@@ -45,6 +51,8 @@ export interface Deps extends QueueDeps {
   readonly reportMaxAgeSeconds: number;
   readonly evidenceMaxAgeSeconds: number;
   readonly evidencePolicies: EvidencePolicies;
+  /** Configured CA certificates, for evidence that brings its leaf alone. */
+  readonly authorities: readonly X509Certificate[];
   /** A test hierarchy in place of the vendors' roots. */
   readonly evidenceRoots?: EvidenceRoots;
   readonly now: () => Date;
@@ -200,9 +208,9 @@ async function verifyEvidence(
     policies: deps.evidencePolicies,
     roots: deps.evidenceRoots,
     knownChain: (leaf) =>
-      (known.get(collateralKey(Buffer.from(leaf).toString('base64')))?.certificates ?? []).map((c) =>
-        Buffer.from(c, 'base64'),
-      ),
+      known
+        .get(collateralKey(Buffer.from(leaf).toString('base64')))
+        ?.certificates.map((c) => Buffer.from(c, 'base64')) ?? chainAbove(leaf, deps.authorities),
   });
   if (outcome.attestations.some((a) => a.format === 'snp')) {
     await rememberChains(deps.table, payload, known, receivedAt);

@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import * as z from 'zod';
 import {
   type BindingContext,
@@ -139,6 +140,29 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
     }
   }
   return { attestations, refusals };
+}
+
+/**
+ * The CA certificates above a leaf among configured ones, in the order of a chain; empty when they are not
+ * there. By name and signature alone: validity, usage and the pinned root are judged with the evidence.
+ */
+export function chainAbove(leaf: Uint8Array, authorities: readonly X509Certificate[]): readonly Uint8Array[] {
+  const chain: X509Certificate[] = [];
+  let below: X509Certificate;
+  try {
+    below = new X509Certificate(leaf);
+  } catch {
+    return []; // no certificate: judged as malformed with the evidence
+  }
+  for (let length = 0; length < 3; length++) {
+    const issuer = authorities.find(
+      (ca) => below.issuer === ca.subject && below.fingerprint256 !== ca.fingerprint256,
+    );
+    if (!issuer) break;
+    chain.push(issuer);
+    below = issuer;
+  }
+  return chain.map((certificate) => certificate.raw);
 }
 
 /** The attestations that are young enough to hold a posture up. */

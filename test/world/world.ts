@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, type X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics } from '@aws-lambda-powertools/metrics';
@@ -64,6 +64,7 @@ export function createWorld(
     readonly policy?: PolicyEngine;
     readonly evidencePolicies?: EvidencePolicies;
     readonly evidenceRoots?: EvidenceRoots;
+    readonly authorities?: readonly X509Certificate[];
   } = {},
 ) {
   const effects = countEffects();
@@ -157,6 +158,7 @@ export function createWorld(
       reportMaxAgeSeconds: 900,
       evidenceMaxAgeSeconds: 7200,
       evidencePolicies: options.evidencePolicies ?? defaultPolicies,
+      authorities: options.authorities ?? [],
       ...(options.evidenceRoots ? { evidenceRoots: options.evidenceRoots } : {}),
     }),
     'apply-isolation': applyIsolation({
