@@ -27,6 +27,7 @@ import {
   type EnrolItem,
   enrolItem,
   judgeReport,
+  MAX_PAYLOAD_CHARS,
   type ReportPayload,
 } from '../../lib/domain/report.ts';
 import { type VmItem, vmItem } from '../../lib/domain/vm.ts';
@@ -95,6 +96,10 @@ export function createHandler(deps: Deps) {
 
 function parse(event: Envelope): Parsed<Occasion> {
   if (event.source === AGENT_SOURCE && event['detail-type'] === 'Capability Report') {
+    const { payload } = event.detail;
+    if (typeof payload === 'string' && payload.length > MAX_PAYLOAD_CHARS) {
+      return { kind: 'reject', reason: 'REPORT_TOO_LARGE', detail: `${payload.length} characters` };
+    }
     const parsed = parseDetail(event, capabilityReportDetail);
     return parsed.kind === 'ok'
       ? { kind: 'ok', value: { instanceId: parsed.value.instanceId, report: parsed.value } }

@@ -97,8 +97,9 @@ export type Assessment = Pick<PostureState, 'verdict' | 'reasons' | 'policies' |
 /**
  * The verdict on a VM out of its last accepted report, what EC2 asserts, and policy.
  *
- * A report that grew old proves nothing any more, but a VM does not leave quarantine by falling silent. A
- * policy that fails to evaluate denies leaving probation.
+ * A report that grew old proves nothing any more, but a VM does not leave quarantine by falling silent, nor
+ * because the policy that would keep it there failed to evaluate. A policy that fails to evaluate denies
+ * leaving probation.
  */
 export function assessPosture(
   input: {
@@ -148,7 +149,7 @@ export function assessPosture(
     return { verdict: 'compliant', reasons: [...leave.reasons], policies: [...leave.policies], validUntil };
   }
   return {
-    verdict: 'unproven',
+    verdict: input.previous === 'noncompliant' && quarantine.errors.length > 0 ? 'noncompliant' : 'unproven',
     reasons: errors.length > 0 ? ['POLICY_ERROR', ...leave.reasons] : [...leave.reasons],
     policies: [...leave.policies],
     validUntil,
