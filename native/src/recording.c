@@ -81,8 +81,8 @@ bool cm_has_subleaves(uint32_t leaf) {
   return false;
 }
 
-/* Old AIDA64 versions wrote the subleaves of these one after the other without a number. */
-static bool repeats_unnumbered(uint32_t leaf) { return leaf == 0x4 || leaf == 0xb || leaf == 0xd || leaf == 0x12 || leaf == 0x8000001du; }
+/* Old AIDA64 versions wrote subleaves one after the other without a number. Leaf 7 had one in their days. */
+static bool repeats_unnumbered(uint32_t leaf) { return leaf != 0x7 && cm_has_subleaves(leaf); }
 
 static bool add_leaf(struct parser *parser, uint32_t leaf, bool numbered, uint32_t subleaf, const struct cm_regs *regs) {
   if (parser->processors == 0) begin_processor(parser);
