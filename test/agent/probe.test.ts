@@ -1,6 +1,6 @@
 import { beforeAll, expect, test } from '@jest/globals';
 import { ProbeError, probe, probeResult } from '../../agent/probe.ts';
-import { machines, make, native, run } from '../native/native.ts';
+import { machines, make, run } from '../native/native.ts';
 
 beforeAll(() => make('probe', 'addon'));
 
@@ -54,24 +54,4 @@ test('the schema takes what the program prints and nothing beside it', () => {
   expect(probeResult.safeParse(printed).success).toBe(true);
   expect(probeResult.safeParse({ ...printed, more: 1 }).success).toBe(false);
   expect(probeResult.safeParse({ ...printed, schema: 'casemate-probe/2' }).success).toBe(false);
-});
-
-test('worker threads look at the same time, each at its own machine', async () => {
-  const { Worker } = await import('node:worker_threads');
-  const code = `const { parentPort, workerData } = require('node:worker_threads');
-    const { probe } = require(workerData.addon);
-    const brands = new Set();
-    for (let i = 0; i < 200; i++) brands.add(JSON.parse(probe({ root: workerData.root })).machine.brand);
-    parentPort.postMessage([...brands]);`;
-  const addon = `${native}/build/casemate.node`;
-  const seen = await Promise.all(
-    ['qemu-tcg-epyc', 'qemu-tcg-icelake-server'].map(
-      (name) =>
-        new Promise((resolve, reject) => {
-          const worker = new Worker(code, { eval: true, workerData: { addon, root: `${machines}/${name}` } });
-          worker.once('message', resolve).once('error', reject);
-        }),
-    ),
-  );
-  expect(seen).toEqual([['AMD EPYC Processor'], ['Intel Xeon Processor (Icelake)']]);
 });
