@@ -159,7 +159,7 @@ export function oncePerVm<T>(
  * A promise that may reject before anybody awaits it. Its rejection is still seen by whoever awaits it;
  * without this, Node would end the process first.
  */
-function awaitedLater<T>(promise: Promise<T>): Promise<T> {
+export function awaitedLater<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => undefined);
   return promise;
 }

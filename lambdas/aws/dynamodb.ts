@@ -111,7 +111,7 @@ export async function putVersioned<T extends object>(
  *
  * @throws VersionConflictError when it is there already
  */
-export async function create(table: Table, item: { readonly pk: string } & object): Promise<void> {
+export async function create<T extends { readonly pk: string }>(table: Table, item: T): Promise<void> {
   try {
     await table.client.send(
       new PutItemCommand({ TableName: table.name, ...conditionalPut(item, undefined) }),
@@ -164,26 +164,32 @@ function conditionalPut(item: object, readVersion: number | undefined) {
 }
 
 /**
- * Marks a challenge as used by one conditional write.
+ * Marks a challenge as used by one conditional write. Where a message is delivered again after a crash,
+ * `usedBy`, a digest of what answers the challenge, lets that very same answer use it again.
  *
  * @returns false when it is unknown, used, expired, or another VM's or purpose's
  */
 export async function consumeChallenge(
   table: Table,
   pk: string,
-  want: { readonly instanceId: string; readonly purpose: string; readonly now: Date },
+  want: {
+    readonly instanceId: string;
+    readonly purpose: string;
+    readonly usedBy?: string;
+    readonly now: Date;
+  },
 ): Promise<boolean> {
   try {
     await table.client.send(
       new UpdateItemCommand({
         TableName: table.name,
         Key: marshall({ pk }),
-        UpdateExpression: 'SET used = :true',
-        ConditionExpression:
-          'used = :false AND expiresAtMs > :now AND instanceId = :instance AND purpose = :purpose',
+        UpdateExpression: want.usedBy === undefined ? 'SET used = :true' : 'SET used = :true, usedBy = :by',
+        ConditionExpression: `${want.usedBy === undefined ? 'used = :false' : '(used = :false OR usedBy = :by)'} AND expiresAtMs > :now AND instanceId = :instance AND purpose = :purpose`,
         ExpressionAttributeValues: marshall({
           ':true': true,
           ':false': false,
+          ...(want.usedBy === undefined ? {} : { ':by': want.usedBy }),
           ':now': want.now.getTime(),
           ':instance': want.instanceId,
           ':purpose': want.purpose,

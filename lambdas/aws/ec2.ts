@@ -37,7 +37,7 @@ export async function observeVms(
   instanceIds: readonly string[],
 ): Promise<ReadonlyMap<string, Observation>> {
   const [instances, volumes] = await Promise.all([
-    describeInstances(client, 'instance-id', instanceIds),
+    describeInstances(client, instanceIds),
     describeVolumesOf(client, instanceIds),
   ]);
   return new Map(
@@ -48,14 +48,37 @@ export async function observeVms(
   );
 }
 
-/** Ids of the VMs that use any of these volumes, interfaces or groups. */
-export async function instancesUsing(
+/** Ids of the VMs that these volumes are attached to. */
+export async function instancesOfVolumes(
   client: EC2Client,
-  what: 'block-device-mapping.volume-id' | 'network-interface.network-interface-id' | 'instance.group-id',
-  ids: readonly string[],
+  volumeIds: readonly string[],
 ): Promise<readonly string[]> {
-  const found = await describeInstances(client, what, ids);
-  return found.flatMap(({ instance }) => instance.InstanceId ?? []);
+  const ids: string[] = [];
+  for (const filter of filters('volume-id', volumeIds)) {
+    for await (const page of paginateDescribeVolumes({ client }, { Filters: [filter] })) {
+      for (const attachment of page.Volumes?.flatMap((volume) => volume.Attachments ?? []) ?? []) {
+        if (attachment.InstanceId) ids.push(attachment.InstanceId);
+      }
+    }
+  }
+  return ids;
+}
+
+/** Ids of the VMs that these interfaces, or interfaces in these groups, are attached to. */
+export async function instancesOfInterfaces(
+  client: EC2Client,
+  filterName: 'network-interface-id' | 'group-id',
+  values: readonly string[],
+): Promise<readonly string[]> {
+  const ids: string[] = [];
+  for (const filter of filters(filterName, values)) {
+    for await (const page of paginateDescribeNetworkInterfaces({ client }, { Filters: [filter] })) {
+      for (const eni of page.NetworkInterfaces ?? []) {
+        if (eni.Attachment?.InstanceId) ids.push(eni.Attachment.InstanceId);
+      }
+    }
+  }
+  return ids;
 }
 
 /** Ids of every instance that EC2 shows and that is not terminated. */
@@ -78,11 +101,10 @@ export async function listLiveInstanceIds(client: EC2Client): Promise<readonly s
 
 async function describeInstances(
   client: EC2Client,
-  filterName: string,
-  values: readonly string[],
+  instanceIds: readonly string[],
 ): Promise<readonly { readonly instance: Instance; readonly accountId: string }[]> {
   const found: { instance: Instance; accountId: string }[] = [];
-  for (const filter of filters(filterName, values)) {
+  for (const filter of filters('instance-id', instanceIds)) {
     for await (const page of paginateDescribeInstances({ client }, { Filters: [filter] })) {
       for (const reservation of page.Reservations ?? []) {
         for (const instance of reservation.Instances ?? []) {

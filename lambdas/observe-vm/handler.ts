@@ -4,9 +4,9 @@ import { type Hints, hintsOf } from '../../lib/domain/hints.ts';
 import { nextVm, type Observation, type ScopeDecision, type VmItem, vmItem } from '../../lib/domain/vm.ts';
 import type { PolicyEngine } from '../../lib/policy/engine.ts';
 import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
-import { instancesUsing, observeVms } from '../aws/ec2.ts';
+import { instancesOfInterfaces, instancesOfVolumes, observeVms } from '../aws/ec2.ts';
 import type { Announce } from '../aws/eventbridge.ts';
-import { createQueueHandler, oncePerVm, type QueueDeps, type Work } from '../queue-function.ts';
+import { awaitedLater, createQueueHandler, oncePerVm, type QueueDeps, type Work } from '../queue-function.ts';
 
 export interface Deps extends QueueDeps {
   readonly ec2: EC2Client;
@@ -23,15 +23,21 @@ export function createHandler(deps: Deps) {
     name: 'observe-vm',
     parse: hintsOf,
     async run(work) {
-      const looked = await resolveHints(deps.ec2, work);
-      const ids = [...new Set([...looked.values()].flat())];
+      const users = await usersOfHinted(deps.ec2, work);
+      const vmsOf = (hints: Hints): readonly string[] =>
+        hints.instanceIds.length > 0 ? hints.instanceIds : users.ids;
+      const ids = [...new Set(work.flatMap((item) => vmsOf(item.value)))];
       // Read before looking: whoever wrote after this has looked no earlier, and this write then fails.
       const known = await getItems(deps.table, ids.map(keyOf), vmItem);
       const seen = await observeVms(deps.ec2, deps.region, ids);
-      return oncePerVm(
-        work,
-        (hints) => looked.get(hints) ?? [],
-        (id, items) => converge(deps, id, known.get(keyOf(id)), seen.get(id), items),
+      const outcomes = oncePerVm(work, vmsOf, (id, items) =>
+        converge(deps, id, known.get(keyOf(id)), seen.get(id), items),
+      );
+      // Messages that name their VM do not wait for the call that the others need.
+      return outcomes.map((outcome, i) =>
+        users.fault !== undefined && work[i]?.value.instanceIds.length === 0
+          ? awaitedLater(Promise.reject(users.fault))
+          : outcome,
       );
     },
   });
@@ -84,29 +90,35 @@ function decideScope(policy: PolicyEngine, vm: Observation): ScopeDecision {
 }
 
 /**
- * The VMs that each message wants looked at. A message that names a VM is about that VM; only one that
+ * The VMs behind the messages that name none. A message that names a VM is about that VM; only one that
  * names a volume, an interface or a group alone costs a call to find its users.
  */
-async function resolveHints(
+async function usersOfHinted(
   ec2: EC2Client,
   work: readonly Work<Hints>[],
-): Promise<ReadonlyMap<Hints, readonly string[]>> {
+): Promise<{ readonly ids: readonly string[]; readonly fault?: unknown }> {
   const indirect = work.map((item) => item.value).filter((hints) => hints.instanceIds.length === 0);
-  const volumes = indirect.flatMap((hints) => hints.volumeIds);
-  const interfaces = indirect.flatMap((hints) => hints.interfaceIds);
-  const groups = indirect.flatMap((hints) => hints.groupIds);
-  const users = new Set(
-    (
-      await Promise.all([
-        instancesUsing(ec2, 'block-device-mapping.volume-id', volumes),
-        instancesUsing(ec2, 'network-interface.network-interface-id', interfaces),
-        instancesUsing(ec2, 'instance.group-id', groups),
-      ])
-    ).flat(),
-  );
-  return new Map(
-    work.map(({ value }) => [value, value.instanceIds.length > 0 ? value.instanceIds : [...users]]),
-  );
+  try {
+    const users = await Promise.all([
+      instancesOfVolumes(
+        ec2,
+        indirect.flatMap((hints) => hints.volumeIds),
+      ),
+      instancesOfInterfaces(
+        ec2,
+        'network-interface-id',
+        indirect.flatMap((hints) => hints.interfaceIds),
+      ),
+      instancesOfInterfaces(
+        ec2,
+        'group-id',
+        indirect.flatMap((hints) => hints.groupIds),
+      ),
+    ]);
+    return { ids: [...new Set(users.flat())] };
+  } catch (fault) {
+    return { ids: [], fault };
+  }
 }
 
 function keyOf(instanceId: string): string {

@@ -65,11 +65,11 @@ export function fakeEc2(effects: Effects) {
           return Values.includes(vm.id);
         case 'instance-state-name':
           return Values.includes(vm.state);
-        case 'block-device-mapping.volume-id':
+        case 'volume-id':
           return vm.volumes.some((v) => Values.includes(v.id));
-        case 'network-interface.network-interface-id':
+        case 'network-interface-id':
           return vm.interfaces.some((i) => Values.includes(i.id));
-        case 'instance.group-id':
+        case 'group-id':
           return vm.interfaces.some((i) => i.groups.some((g) => Values.includes(g)));
         default:
           throw new Error(`EC2 here does not know the filter ${Name}`);
