@@ -364,10 +364,13 @@ function egressRules(egress: ProbationEgress): IpPermission[] {
   }
 }
 
+const HEAL_ATTEMPTS = 3;
+
 async function healRules(
   client: EC2Client,
   group: SecurityGroup,
   wanted: readonly IpPermission[],
+  attempt = 1,
 ): Promise<void> {
   const GroupId = group.GroupId ?? '';
   const ingress = singleRules(group.IpPermissions ?? []);
@@ -375,22 +378,29 @@ async function healRules(
   const wantedRules = singleRules(wanted);
   const excess = [...egress].filter(([key]) => !wantedRules.has(key)).map(([, rule]) => rule);
   const missing = [...wantedRules].filter(([key]) => !egress.has(key)).map(([, rule]) => rule);
-  // Close before opening.
-  if (ingress.size > 0) {
-    await client.send(
-      new RevokeSecurityGroupIngressCommand({ GroupId, IpPermissions: [...ingress.values()] }),
-    );
-  }
-  if (excess.length > 0) {
-    await client.send(new RevokeSecurityGroupEgressCommand({ GroupId, IpPermissions: excess }));
-  }
-  if (missing.length > 0) {
-    await client
-      .send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: missing }))
-      .catch((error: unknown) => {
-        // Another worker put the same rule there first.
-        if (!(error instanceof Error && error.name === 'InvalidPermission.Duplicate')) throw error;
-      });
+  try {
+    // Close before opening.
+    if (ingress.size > 0) {
+      await client.send(
+        new RevokeSecurityGroupIngressCommand({ GroupId, IpPermissions: [...ingress.values()] }),
+      );
+    }
+    if (excess.length > 0) {
+      await client.send(new RevokeSecurityGroupEgressCommand({ GroupId, IpPermissions: excess }));
+    }
+    if (missing.length > 0) {
+      await client.send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: missing }));
+    }
+  } catch (error) {
+    // Another worker puts the same group right: what it left to do is seen by looking again.
+    const overtaken =
+      error instanceof Error &&
+      (error.name === 'InvalidPermission.NotFound' || error.name === 'InvalidPermission.Duplicate');
+    if (!overtaken || attempt === HEAL_ATTEMPTS) throw error;
+    const own = await describeOwnGroups(client, [group.VpcId ?? '']);
+    const again = [...own.values()].find((other) => other.GroupId === GroupId);
+    if (!again) throw error;
+    await healRules(client, again, wanted, attempt + 1);
   }
 }
 
