@@ -69,10 +69,7 @@ export interface Cloud {
   sweep(): Promise<{ hinted: number; diverged: number }>;
   /** Changes settings of event-source mappings. */
   mapping(settings: Record<string, unknown>, only?: readonly QueueFunction[]): Promise<void>;
-  queueAttributes(
-    attributes: Record<string, string>,
-    only?: readonly QueueFunction[],
-  ): Promise<void>;
+  queueAttributes(attributes: Record<string, string>, only?: readonly QueueFunction[]): Promise<void>;
   /** Messages waiting and in flight. */
   depth(url: string): Promise<{ visible: number; inFlight: number }>;
   /** Takes every message out of a queue. */
@@ -302,7 +299,8 @@ async function deployed(
     if (found.length !== 1 || !found[0]) throw new Error(`${found.length} resources are called ${id}`);
     return found[0].physical;
   };
-  const pascal = (name: string) => name.replace(/(?:^|-)([a-z])/g, (_, letter: string) => letter.toUpperCase());
+  const pascal = (name: string) =>
+    name.replace(/(?:^|-)([a-z])/g, (_, letter: string) => letter.toUpperCase());
   const url = (physical: string) =>
     physical.startsWith('http') ? physical : `${emulators.aws}/${ACCOUNT}/${physical}`;
   const of = (name: QueueFunction): Deployed => ({

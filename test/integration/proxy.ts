@@ -1,5 +1,12 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
-import { Agent, createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
+import {
+  Agent,
+  createServer,
+  type IncomingMessage,
+  request,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 
 /** One AWS call of one worker, as it came by. */
@@ -48,7 +55,10 @@ export function mutates(call: Call): boolean {
   return !READS.test(call.operation);
 }
 
-export async function startProxy(emulators: { aws: string; ec2: string }, workersFolder: string): Promise<Proxy> {
+export async function startProxy(
+  emulators: { aws: string; ec2: string },
+  workersFolder: string,
+): Promise<Proxy> {
   const calls: Call[] = [];
   const kills: Call[] = [];
   const rules = new Set<Rule>();
@@ -139,7 +149,12 @@ async function read(stream: IncomingMessage): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-function respond(answer: ServerResponse, status: number, headers: IncomingMessage['headers'], body: string): void {
+function respond(
+  answer: ServerResponse,
+  status: number,
+  headers: IncomingMessage['headers'],
+  body: string,
+): void {
   const { 'content-type': type = body.startsWith('<') ? 'text/xml' : 'application/x-amz-json-1.0' } = headers;
   answer.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body) }).end(body);
 }
@@ -165,7 +180,11 @@ function forward(
       (answer) => {
         read(answer).then(
           (bytes) =>
-            resolve({ status: answer.statusCode ?? 500, headers: answer.headers, body: bytes.toString('utf8') }),
+            resolve({
+              status: answer.statusCode ?? 500,
+              headers: answer.headers,
+              body: bytes.toString('utf8'),
+            }),
           reject,
         );
       },
