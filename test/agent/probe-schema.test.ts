@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
 import * as z from 'zod';
-import { probeResult } from '../../agent/probe.ts';
+import { probeResult } from '../../lib/domain/fact.ts';
 import { repository } from '../native/native.ts';
 
 test('the published JSON Schema is the one that the agent checks with', () => {
