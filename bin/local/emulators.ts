@@ -22,9 +22,7 @@ export interface Emulators {
 }
 
 /** What a process needs to take the emulators for AWS. */
-export function awsEnvironment(
-  emulators: Pick<Emulators, 'aws' | 'ec2'>,
-): Record<string, string | undefined> {
+export function awsEnvironment(emulators: Pick<Emulators, 'aws' | 'ec2'>): Record<string, string> {
   return {
     ...baseEnvironment(),
     AWS_ENDPOINT_URL: emulators.aws,
@@ -34,8 +32,6 @@ export function awsEnvironment(
     AWS_DEFAULT_REGION: REGION,
     AWS_ACCESS_KEY_ID: CREDENTIALS.accessKeyId,
     AWS_SECRET_ACCESS_KEY: CREDENTIALS.secretAccessKey,
-    AWS_SESSION_TOKEN: undefined,
-    AWS_PROFILE: undefined,
     AWS_EC2_METADATA_DISABLED: 'true',
   };
 }
