@@ -59,7 +59,8 @@ export async function importsOf(own: Bundle): Promise<Imports> {
       imports.set(from, used);
       const [, namespace] = /\* as (\w+)/.exec(names) ?? [];
       if (namespace) {
-        for (const [, member = ''] of code.matchAll(new RegExp(`\\b${namespace}\\.(\\w+)`, 'g'))) used.add(member);
+        for (const [, member = ''] of code.matchAll(new RegExp(`\\b${namespace}\\.(\\w+)`, 'g')))
+          used.add(member);
       } else if (names.startsWith('{')) {
         for (const name of names.slice(1, -1).split(',')) used.add(name.trim().split(' as ')[0] ?? '');
       } else used.add('default');
@@ -76,7 +77,10 @@ export interface BareOptions {
 }
 
 /** A function that has the same libraries, makes the same clients and does nothing. */
-export function bareBundle(imports: Imports, { packages = () => true, wasm = false }: BareOptions = {}): Promise<Bundle> {
+export function bareBundle(
+  imports: Imports,
+  { packages = () => true, wasm = false }: BareOptions = {},
+): Promise<Bundle> {
   const lines: string[] = [];
   const used: string[] = [];
   let count = 0;
@@ -85,7 +89,8 @@ export function bareBundle(imports: Imports, { packages = () => true, wasm = fal
     for (const name of names) {
       const local = `_${count++}`;
       lines.push(`import { ${name} as ${local} } from ${JSON.stringify(from)};`);
-      const isMade = (from.startsWith('@aws-sdk/client-') && name.endsWith('Client')) || /^(Logger|Metrics)$/.test(name);
+      const isMade =
+        (from.startsWith('@aws-sdk/client-') && name.endsWith('Client')) || /^(Logger|Metrics)$/.test(name);
       used.push(isMade ? `new ${local}({})` : local);
       if (wasm && name === 'initSync') {
         lines.push(

@@ -56,10 +56,7 @@ async function variantsOf(fn: DeployedFunction): Promise<ReadonlyMap<Variant, UR
   const bare = await bareBundle(imports, { wasm: true });
   variants.set('bare', put('bare', bare.code));
   if (fn.decidesByPolicy) {
-    copyFileSync(
-      join(fn.folder, 'cedar_wasm_bg.wasm'),
-      join(fn.folder, 'bare', 'cedar_wasm_bg.wasm'),
-    );
+    copyFileSync(join(fn.folder, 'cedar_wasm_bg.wasm'), join(fn.folder, 'bare', 'cedar_wasm_bg.wasm'));
     variants.set('own-without-cedar', put('own-without-cedar', (await withoutCedar(fn.name)).code));
     const apart = await bareBundle(imports, { packages: (name) => !isCedar(name) });
     variants.set('bare-without-cedar', put('bare-without-cedar', apart.code));
@@ -77,7 +74,8 @@ try {
     for (let round = 0; round < ROUNDS; round++) {
       for (const [variant, bundle] of variants) runs.get(variant)?.push(await importOnce(bundle));
     }
-    const of = (variant: Variant, what: keyof Import) => median((runs.get(variant) ?? []).map((run) => run[what]));
+    const of = (variant: Variant, what: keyof Import) =>
+      median((runs.get(variant) ?? []).map((run) => run[what]));
     const compare = (name: string, own: Variant, bare: Variant, what: string) => {
       for (const [unit, key] of [
         ['ms', 'wallMs'],
@@ -95,9 +93,7 @@ try {
       compare(`init.${fn.name}`, 'own-without-cedar', 'bare-without-cedar', 'bare, both without Cedar');
       compare(`init.${fn.name}.with-cedar`, 'own', 'bare', 'bare, with Cedar’s wasm instantiated');
     } else compare(`init.${fn.name}`, 'own', 'bare', 'bare');
-    say(
-      `${fn.name}: ${[...runs.keys()].map((v) => `${v} ${of(v, 'wallMs').toFixed(0)} ms`).join(', ')}`,
-    );
+    say(`${fn.name}: ${[...runs.keys()].map((v) => `${v} ${of(v, 'wallMs').toFixed(0)} ms`).join(', ')}`);
   }
 } finally {
   remove();

@@ -30,8 +30,7 @@ export function item(
   const { other = null, bar = null } = against;
   const ratio = other && other.value > 0 ? value / other.value : null;
   const judged = bar?.of === 'ratio' ? ratio : value;
-  const met =
-    bar === null || judged === null ? null : 'max' in bar ? judged <= bar.max : judged >= bar.min;
+  const met = bar === null || judged === null ? null : 'max' in bar ? judged <= bar.max : judged >= bar.min;
   return {
     name,
     value: significant(value),
