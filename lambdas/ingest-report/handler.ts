@@ -6,7 +6,12 @@ import {
   type EvidenceRoots,
   judgeEvidence,
 } from '../../lib/domain/attestation.ts';
-import { COLLATERAL_SECONDS, collateralItem, collateralKey } from '../../lib/domain/collateral.ts';
+import {
+  COLLATERAL_SECONDS,
+  type CollateralItem,
+  collateralItem,
+  collateralKey,
+} from '../../lib/domain/collateral.ts';
 import { challengeItem, challengeKey, challengeRefusal } from '../../lib/domain/enrolment.ts';
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
 import { AGENT_SOURCE } from '../../lib/domain/events.ts';
@@ -36,6 +41,7 @@ import {
   consumeChallenge,
   create,
   getItems,
+  type Items,
   putVersioned,
   type Table,
   VersionConflictError,
@@ -230,13 +236,13 @@ async function verifyEvidence(
 async function rememberChains(
   table: Table,
   payload: ReportPayload,
-  known: ReadonlyMap<string, unknown>,
+  known: Items<CollateralItem>,
   now: Date,
 ): Promise<void> {
   for (const item of payload.evidence ?? []) {
     if (item.format !== 'snp' || item.certificates.length < 3) continue;
     const [leaf = '', ...certificates] = item.certificates;
-    if (known.has(collateralKey(leaf))) continue;
+    if (known.get(collateralKey(leaf))) continue;
     const expiresAt = Math.floor(now.getTime() / 1000) + COLLATERAL_SECONDS;
     try {
       await create(table, { pk: collateralKey(leaf), certificates, expiresAt });
