@@ -8,7 +8,7 @@ export class ConfigError extends Error {
 }
 
 /** HPKE and signatures do not authenticate the server: TLS does. Loopback is the embedded cloud. */
-const apiUrl = z.url().refine(
+const apiUrl = z.url({ abort: true }).refine(
   (text) => {
     const url = new URL(text);
     return url.protocol === 'https:' || ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname);
