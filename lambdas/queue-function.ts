@@ -7,7 +7,7 @@ import type { SQSClient } from '@aws-sdk/client-sqs';
 import middy from '@middy/core';
 import type { Context, SQSBatchResponse, SQSEvent } from 'aws-lambda';
 import { type Envelope, type Parsed, parseEnvelope } from '../lib/domain/envelope.ts';
-import { send } from './aws/sqs.ts';
+import { send, sendable } from './aws/sqs.ts';
 
 /** What every queue-driven function needs around its work. */
 export interface QueueDeps {
@@ -73,9 +73,9 @@ export function createQueueHandler<T>(deps: QueueDeps, queueFunction: QueueFunct
         outcomes.set(
           record.messageId,
           awaitedLater(
-            send(deps.sqs, deps.rejectedQueueUrl, record.body.slice(0, REJECTED_BODY_MAX_CHARS), {
+            send(deps.sqs, deps.rejectedQueueUrl, sendable(record.body.slice(0, REJECTED_BODY_MAX_CHARS)), {
               reason: parsed.reason,
-              detail: parsed.detail.slice(0, 1000) || '-',
+              detail: sendable(parsed.detail.slice(0, 1000)) || '-',
               function: queueFunction.name,
               messageId: record.messageId,
             }),

@@ -5,6 +5,14 @@ export class SendError extends Error {
   override readonly name = 'SendError';
 }
 
+/**
+ * Text that SQS takes: it refuses control characters and halves of surrogate pairs, in bodies and attributes.
+ * https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+ */
+export function sendable(text: string): string {
+  return text.replace(/[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu, '\uFFFD');
+}
+
 /** Puts one message into a queue, with string attributes. */
 export async function send(
   client: SQSClient,
