@@ -65,6 +65,13 @@ export function nativeAddon(): Native {
   return loaded;
 }
 
+/** An error that the addon threw. By its shape: its class may be another realm's (a vm context, as in tests). */
+export function isNativeError(cause: unknown, prefix: string): cause is { code: string; message: string } {
+  if (typeof cause !== 'object' || cause === null || !('code' in cause) || !('message' in cause))
+    return false;
+  return typeof cause.code === 'string' && cause.code.startsWith(prefix) && typeof cause.message === 'string';
+}
+
 /** Looks at this machine, or at a recorded one. What cannot be seen is `unknown`, with a reason. */
 export function probe(options: ProbeOptions = {}): ProbeResult {
   const native = nativeAddon();
@@ -72,9 +79,7 @@ export function probe(options: ProbeOptions = {}): ProbeResult {
   try {
     json = native.probe(options);
   } catch (cause) {
-    if (cause instanceof Error && 'code' in cause && typeof cause.code === 'string') {
-      throw new ProbeError(cause.code, cause.message, { cause });
-    }
+    if (isNativeError(cause, 'CASEMATE_PROBE_')) throw new ProbeError(cause.code, cause.message, { cause });
     throw cause;
   }
   return probeResult.parse(JSON.parse(json));

@@ -5,7 +5,7 @@
  * wiped on release, on exit and after an uncaught error. Nothing here ever returns the bytes as a copy: they are
  * lent ({@link SecureMemory.use}), compared in constant time, or written to a file descriptor from where they are.
  */
-import { type NativeSecureMemory, nativeAddon } from './probe.ts';
+import { isNativeError, type NativeSecureMemory, nativeAddon } from './probe.ts';
 
 /**
  * Codes: `CASEMATE_SECURE_MEMORY_ALLOCATE` (the pages cannot be locked: RLIMIT_MEMLOCK; retryable after others are
@@ -24,12 +24,8 @@ function guarded<T>(call: () => T): T {
   try {
     return call();
   } catch (cause) {
-    if (
-      cause instanceof Error &&
-      'code' in cause &&
-      String(cause.code).startsWith('CASEMATE_SECURE_MEMORY_')
-    ) {
-      throw new SecureMemoryError(String(cause.code), cause.message, { cause });
+    if (isNativeError(cause, 'CASEMATE_SECURE_MEMORY_')) {
+      throw new SecureMemoryError(cause.code, cause.message, { cause });
     }
     throw cause;
   }

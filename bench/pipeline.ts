@@ -19,6 +19,7 @@ import { createAnnouncer } from '../lambdas/aws/eventbridge.ts';
 import { createHandler as ingestReport } from '../lambdas/ingest-report/handler.ts';
 import { createHandler as issueDiskKeys } from '../lambdas/issue-disk-keys/handler.ts';
 import { createHandler as observeVm } from '../lambdas/observe-vm/handler.ts';
+import { defaultPolicies } from '../lib/domain/evidence/policy-file.ts';
 import { ACCOUNT, REGION } from '../test/world/ec2.ts';
 import { API_ORIGIN, projectPolicies } from '../test/world/world.ts';
 import type { Message, QueueName, Request, Standing, Telling } from './cloud.ts';
@@ -262,6 +263,9 @@ function handlersOn(sending: Sending): Readonly<Record<QueueName, () => QueueHan
         ...common('ingest-report'),
         apiOrigin: API_ORIGIN,
         reportMaxAgeSeconds: 900,
+        evidenceMaxAgeSeconds: 7200,
+        evidencePolicies: defaultPolicies,
+        authorities: [],
       }),
     'apply-isolation': () =>
       applyIsolation({

@@ -40,7 +40,10 @@ export function fleetTable(views: readonly VmView[], stream: NodeJS.WriteStream)
 }
 
 function keysOf(volume: VmView['volumes'][number], stream: NodeJS.WriteStream): string {
-  if (volume.keys.length > 0) return volume.keys.map((k) => `key ${k.generation} ${k.state}`).join(', ');
+  if (volume.keys.length > 0) {
+    const keys = volume.keys.map((k) => `key ${k.generation} ${k.state}`).join(', ');
+    return volume.reason ? `${keys} ${paint('dim', volume.reason, stream)}` : keys;
+  }
   return paint(
     'dim',
     volume.covered ? (volume.reason ?? 'no key yet') : `not covered: ${volume.reason}`,

@@ -1,5 +1,5 @@
 import type { VmRecord } from '../../lib/domain/convergence.ts';
-import { decideDiskKey } from '../../lib/domain/disk-key.ts';
+import { type DiskItem, decideDiskKey } from '../../lib/domain/disk-key.ts';
 import type { SourcedFact } from '../../lib/domain/fact.ts';
 import { policyFacts, standingVerdict } from '../../lib/domain/posture.ts';
 import { coverageOf } from '../../lib/domain/vm.ts';
@@ -35,23 +35,26 @@ export function viewOf(record: VmRecord, now: Date): VmView {
   const claimed: Record<string, SourcedFact> = Object.fromEntries(
     (posture?.facts ?? []).map((f) => [f.id, { state: f.state, source: 'claimed', value: f.value } as const]),
   );
+  const attached = new Set(vm.observation.volumes.map((volume) => volume.id));
+  const detached = [...record.disks.values()].filter((disk) => !attached.has(disk.volumeId));
   const settled = new Map(isolation?.interfaces.map((eni) => [eni.id, eni.groups]));
   return {
     id: vm.observation.instanceId,
     state: vm.observation.state,
     inScope: vm.managed,
-    volumes: vm.observation.volumes.map((volume) => {
-      const disk = record.disks.get(volume.id);
-      const decision = decideDiskKey(vm, volume, disk);
-      const covered = vm.managed && coverageOf(volume).covered;
-      return {
-        id: volume.id,
-        covered,
-        ...('reason' in decision ? { reason: decision.reason } : {}),
-        disk: disk?.disk ?? null,
-        keys: (disk?.generations ?? []).map(({ generation, state }) => ({ generation, state })),
-      };
-    }),
+    volumes: [
+      ...vm.observation.volumes.map((volume) => {
+        const disk = record.disks.get(volume.id);
+        const decision = decideDiskKey(vm, volume, disk);
+        return {
+          id: volume.id,
+          covered: vm.managed && coverageOf(volume).covered,
+          ...('reason' in decision ? { reason: decision.reason } : {}),
+          ...keysOf(disk),
+        };
+      }),
+      ...detached.map((disk) => ({ id: disk.volumeId, covered: true, reason: 'DETACHED', ...keysOf(disk) })),
+    ],
     isolation: {
       profile: isolation?.profile ?? null,
       applied: isolation?.applied ?? false,
@@ -64,9 +67,19 @@ export function viewOf(record: VmRecord, now: Date): VmView {
       ? {
           verdict: standing.verdict,
           reasons: standing.reasons,
-          facts: { ...claimed, ...assertedOnly(policyFacts({ facts: posture?.facts ?? [] }, vm)) },
+          facts: {
+            ...claimed,
+            ...assertedOnly(policyFacts({ facts: posture?.facts ?? [] }, vm, posture?.attestations ?? [])),
+          },
         }
       : { verdict: 'not-managed', reasons: vm.decision.reasons, facts: {} },
+  };
+}
+
+function keysOf(disk: DiskItem | undefined) {
+  return {
+    disk: disk?.disk ?? null,
+    keys: (disk?.generations ?? []).map(({ generation, state }) => ({ generation, state })),
   };
 }
 

@@ -61,7 +61,7 @@ export async function deploy(
   return outputs[STACK] ?? {};
 }
 
-function cdkEnvironment(emulators: Emulators): Record<string, string | undefined> {
+function cdkEnvironment(emulators: Emulators): Record<string, string> {
   return {
     ...awsEnvironment(emulators),
     CDK_DEFAULT_ACCOUNT: ACCOUNT,

@@ -13,7 +13,7 @@ export class ProcessError extends Error {
 export interface ProcessOptions {
   /** File that gets stdout and stderr. */
   readonly log: string;
-  readonly env?: Record<string, string | undefined>;
+  readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
   readonly signal?: AbortSignal;
 }
@@ -21,22 +21,48 @@ export interface ProcessOptions {
 const SUPERVISE = fileURLToPath(new URL('./supervise.py', import.meta.url));
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 
-/** The Node that runs this comes first, so that functions, agents and the CDK run on the same. */
-export function baseEnvironment(): Record<string, string | undefined> {
-  return { ...process.env, PATH: `${dirname(process.execPath)}:${process.env['PATH'] ?? ''}` };
+/** Settings of whoever starts this that must not reach the embedded cloud: a profile, an endpoint, a path. */
+const NOT_INHERITED =
+  /^(AWS_|CDK_|MOTO_|MINISTACK_|PYTHONPATH$|PYTHONHOME$|NODE_OPTIONS$|NODE_USE_ENV_PROXY$)/;
+
+/**
+ * What every process of the embedded cloud starts from. The Node that runs this comes first, so that
+ * functions, agents and the CDK run on the same; nothing of a real AWS account comes along; loopback is not
+ * asked of a proxy.
+ */
+export function baseEnvironment(): Record<string, string> {
+  const inherited = Object.entries(process.env).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined && !NOT_INHERITED.test(entry[0]),
+  );
+  const path = `${dirname(process.execPath)}:${process.env['PATH'] ?? ''}`;
+  const noProxy = [process.env['NO_PROXY'] ?? process.env['no_proxy'], '127.0.0.1', 'localhost']
+    .filter(Boolean)
+    .join();
+  return { ...Object.fromEntries(inherited), PATH: path, NO_PROXY: noProxy, no_proxy: noProxy };
 }
 
-/** Runs a command to its end. @throws ProcessError */
+/** Commands under way; none outlives this process. */
+const underWay = new Set<ChildProcess>();
+process.on('exit', () => {
+  for (const child of underWay) stopGroup(child, 'SIGKILL');
+});
+
+/** Runs a command to its end, in a process group of its own. @throws ProcessError */
 export async function runToEnd(
   command: readonly [string, ...string[]],
   options: ProcessOptions,
 ): Promise<void> {
   const child = start(command, options);
+  underWay.add(child);
+  const abort = () => stopGroup(child, 'SIGKILL'); // with whatever it started: none of it has anything to save
   const code = await new Promise<number | string>((resolve) => {
     child.once('error', (error) => resolve(error.message));
     child.once('exit', (status, signal) => resolve(status ?? signal ?? 'unknown'));
-    options.signal?.addEventListener('abort', () => stopGroup(child, 'SIGTERM'), { once: true });
+    if (options.signal?.aborted) abort();
+    options.signal?.addEventListener('abort', abort, { once: true });
   });
+  options.signal?.removeEventListener('abort', abort);
+  underWay.delete(child);
   if (code !== 0)
     throw new ProcessError(`${command.slice(0, 3).join(' ')} … ended with ${code}\n${tail(options.log)}`);
 }
@@ -58,7 +84,7 @@ export function startService(
   command: readonly [string, ...string[]],
   options: ProcessOptions,
 ): Service {
-  const child = start([python, SUPERVISE, ...command], options, true);
+  const child = start([python, SUPERVISE, ...command], options);
   let stopping = false;
   const ended = new Promise<void>((resolve) => {
     child.once('exit', () => resolve());
@@ -75,17 +101,13 @@ export function startService(
     async stop() {
       stopping = true;
       stopGroup(child, 'SIGTERM');
-      await Promise.race([ended, sleep(5000)]);
+      await Promise.race([ended, sleep(5000, undefined, { ref: false })]);
       stopGroup(child, 'SIGKILL'); // and whatever it started and did not end
     },
   };
 }
 
-function start(
-  command: readonly [string, ...string[]],
-  options: ProcessOptions,
-  detached = false,
-): ChildProcess {
+function start(command: readonly [string, ...string[]], options: ProcessOptions): ChildProcess {
   const fd = openSync(options.log, 'a', 0o600);
   try {
     const [file, ...args] = command;
@@ -93,7 +115,7 @@ function start(
       stdio: ['ignore', fd, fd],
       env: options.env ?? baseEnvironment(),
       cwd: options.cwd ?? PROJECT,
-      detached,
+      detached: true, // it leads a group, which can be stopped as a whole
     });
   } finally {
     closeSync(fd);
@@ -105,7 +127,7 @@ function stopGroup(child: ChildProcess, signal: 'SIGTERM' | 'SIGKILL'): void {
   try {
     process.kill(-child.pid, signal);
   } catch {
-    child.kill(signal); // it leads no group, or all of it ended
+    // all of the group ended already
   }
 }
 

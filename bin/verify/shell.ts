@@ -70,9 +70,9 @@ async function readSmallFile(path: string): Promise<Uint8Array> {
 }
 
 function reasonOf(cause: unknown): string {
-  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
+  const { code, message } = Object(cause) as { code?: unknown; message?: unknown };
   if (code === 'ENOENT') return 'no such file';
   if (code === 'EISDIR') return 'is a folder';
   if (code === 'EACCES') return 'may not be read';
-  return cause instanceof Error ? cause.message : String(cause);
+  return String(message ?? cause);
 }

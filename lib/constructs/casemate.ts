@@ -23,6 +23,7 @@ import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
 import { Health, type WatchedFunction } from './health.ts';
 import { IsolationPowers } from './isolation-powers.ts';
 import { PipelineFunction } from './pipeline-function.ts';
+import { validatePolicies } from './policies.ts';
 import { StateTable } from './state-table.ts';
 import { encryptedQueue, grantSend, WorkQueue } from './work-queue.ts';
 
@@ -75,6 +76,7 @@ export class Casemate extends Construct {
   constructor(scope: Construct, id: string, props: CasemateProps = {}) {
     super(scope, id);
     this.refuseWrongSettings(props);
+    validatePolicies();
     this.mode = props.mode ?? 'observe';
 
     this.keys = new CustomerKeys(this, 'Keys');
@@ -290,7 +292,11 @@ export class Casemate extends Construct {
 
     this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
     this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
-    this.state.grant(ingest.role, { reads: ['vm', 'enrol', 'posture'], puts: ['posture'] });
+    this.state.grant(ingest.role, {
+      reads: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
+      puts: ['posture', 'collateral'],
+      updates: ['nonce'],
+    });
     this.state.grant(isolate.role, { reads: ['vm', 'posture', 'isolation'], puts: ['isolation'] });
     this.state.grant(challenge.role, { reads: [], puts: ['nonce'] });
     this.state.grant(enrol.role, {

@@ -90,8 +90,9 @@ static void tdx(struct cm_look *look) {
     }
   }
 
-  struct cm_content content;
-  enum cm_state state = cm_module_flag(look, parameter, &content);
+  struct cm_content content = {CM_TEXT_ERROR, ENOENT, 0, NULL};
+  bool other_vendor = look->vendor[0] != '\0' && !look->intel; /* spares two looks at what cannot be there */
+  enum cm_state state = other_vendor ? CM_UNKNOWN : cm_module_flag(look, parameter, &content);
   if (state != CM_UNKNOWN) {
     (void)cm_say(look->report, CM_MEM_TDX_USABLE, state, "%s: %s", parameter, content.text);
   } else if (cm_state_of(look, CM_MEM_TDX_ENABLED) == CM_ABSENT) {
@@ -102,7 +103,7 @@ static void tdx(struct cm_look *look) {
   }
 
   static const char version[] = "/sys/devices/faux/tdx_host/version";
-  content = cm_read_text(look->machine, version);
+  if (!other_vendor) content = cm_read_text(look->machine, version);
   if (content.status == CM_TEXT_OK) {
     struct cm_fact *fact = cm_say(look->report, CM_MEM_TDX_MODULE_VERSION, CM_PRESENT, "%s", version);
     cm_text(fact, "%.60s", content.text);

@@ -64,6 +64,7 @@ static void vulnerabilities(struct cm_look *look) {
   struct cm_names names;
   static const char prefix[] = "kernel.vulnerability.";
   cm_list(look->machine, VULNERABILITIES, &names);
+  int inside = names.status == CM_TEXT_OK ? cm_enter(look->machine, VULNERABILITIES) : -ENODATA;
   bool listed[CM_NAMES_MAX] = {false};
   struct cm_content directory = {names.status, names.error, 0, NULL};
   size_t vulnerable = 0;
@@ -97,7 +98,7 @@ static void vulnerabilities(struct cm_look *look) {
     }
     char path[160];
     (void)snprintf(path, sizeof path, VULNERABILITIES "/%s", file);
-    struct cm_content content = cm_read_text(look->machine, path);
+    struct cm_content content = cm_read_text_in(look->machine, inside, path);
     const char *why = NULL;
     enum cm_state state = content.status == CM_TEXT_OK ? verdict(content.text, &why) : CM_UNKNOWN;
     if (name >= 0) {
@@ -115,6 +116,7 @@ static void vulnerabilities(struct cm_look *look) {
     int count = snprintf(found + used, sizeof found - used, "%s%s", used > 0 ? " " : "", file);
     if (count > 0 && (size_t)count < sizeof found - used) used += (size_t)count;
   }
+  cm_leave(inside);
   if (names.status != CM_TEXT_OK || names.count == 0) {
     if (names.status == CM_TEXT_OK) directory.status = CM_TEXT_EMPTY;
     (void)cm_say_no_file(look, CM_KERNEL_VULNERABILITIES, VULNERABILITIES, &directory);

@@ -44,24 +44,28 @@ static size_t utf8(const unsigned char *text) {
   return size;
 }
 
+/* Printable ASCII but for the quote and the backslash: what nearly all of the text is. */
+static bool is_simple(unsigned char c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; }
+
 static void put_string(struct cm_sink *sink, const char *text) {
-  puts_to(sink, "\"");
+  put(sink, "\"", 1);
   const char *run = text;
-  for (const char *at = text; *at != '\0';) {
+  for (const char *at = text;;) {
+    while (is_simple((unsigned char)*at)) at++;
     unsigned char c = (unsigned char)*at;
-    size_t size = utf8((const unsigned char *)at);
-    if (size > 0 && c >= 0x20 && c != '"' && c != '\\' && c != 0x7f) {
+    size_t size = c == '\0' ? 0 : utf8((const unsigned char *)at);
+    if (size > 1) {
       at += size;
       continue;
     }
     put(sink, run, (size_t)(at - run));
+    if (c == '\0') break;
     if (size == 0) puts_to(sink, "\\ufffd");
     else if (c == '"' || c == '\\') putf(sink, "\\%c", c);
     else putf(sink, "\\u%04x", c);
     run = ++at;
   }
-  puts_to(sink, run);
-  puts_to(sink, "\"");
+  put(sink, "\"", 1);
 }
 
 static void put_member(struct cm_sink *sink, const char *name, const char *text) {

@@ -53,23 +53,31 @@ static int open_below(int root, const char *path, int flags) {
   return plain < 0 ? -errno : plain;
 }
 
+/* Says what sort of file fd is; closes it and says the errno when it cannot. */
+static int with_kind(int fd, enum cm_file_kind *kind) {
+  if (fd < 0 || kind == NULL) return fd;
+  struct stat status;
+  if (fstat(fd, &status) != 0) {
+    int error = errno;
+    (void)close(fd);
+    return -error;
+  }
+  *kind = S_ISREG(status.st_mode)   ? CM_KIND_REGULAR
+          : S_ISDIR(status.st_mode) ? CM_KIND_DIRECTORY
+          : S_ISCHR(status.st_mode) ? CM_KIND_CHARACTER
+                                    : CM_KIND_OTHER;
+  return fd;
+}
+
 int seam_open(int root, const char *path, int flags, enum cm_file_kind *kind) {
   /* O_NONBLOCK: a FIFO in a recorded root must not hold us up. */
-  int fd = open_below(root, path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-  if (fd < 0) return fd;
-  if (kind != NULL) {
-    struct stat status;
-    if (fstat(fd, &status) != 0) {
-      int error = errno;
-      (void)close(fd);
-      return -error;
-    }
-    *kind = S_ISREG(status.st_mode)   ? CM_KIND_REGULAR
-            : S_ISDIR(status.st_mode) ? CM_KIND_DIRECTORY
-            : S_ISCHR(status.st_mode) ? CM_KIND_CHARACTER
-                                      : CM_KIND_OTHER;
-  }
-  return fd;
+  return with_kind(open_below(root, path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), kind);
+}
+
+int seam_open_in(int directory, const char *name, enum cm_file_kind *kind) {
+  int fd;
+  RETRY(fd, openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW));
+  return with_kind(fd < 0 ? -errno : fd, kind);
 }
 
 ssize_t seam_read(int fd, void *buffer, size_t size) {

@@ -15,7 +15,11 @@
 #endif
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct cm_secure *allocated;
+/* What is to be wiped at exit: kept here, for the callers' own records may be gone by then. */
+static struct {
+  unsigned char *bytes;
+  size_t size;
+} live[CM_SECURE_LIVE_MAX];
 static bool registered;
 
 void cm_secure_wipe(unsigned char *bytes, size_t size) {
@@ -26,7 +30,9 @@ void cm_secure_wipe(unsigned char *bytes, size_t size) {
 
 void cm_secure_wipe_all(void) {
   (void)pthread_mutex_lock(&lock);
-  for (struct cm_secure *memory = allocated; memory != NULL; memory = memory->next) cm_secure_wipe(memory->bytes, memory->size);
+  for (size_t i = 0; i < CM_SECURE_LIVE_MAX; i++) {
+    if (live[i].bytes != NULL) cm_secure_wipe(live[i].bytes, live[i].size);
+  }
   (void)pthread_mutex_unlock(&lock);
 }
 
@@ -67,6 +73,23 @@ static unsigned char *map_locked(size_t size, size_t page, int *error) {
   return NULL;
 }
 
+static int remember(unsigned char *bytes, size_t size) {
+  int error = ENOMEM;
+  (void)pthread_mutex_lock(&lock);
+  /* exit(3) runs the handler, also after an uncaught JavaScript error; a signal leaves nothing to read, for the
+   * kernel clears pages before it gives them to anyone. */
+  if (!registered) registered = atexit(cm_secure_wipe_all) == 0;
+  for (size_t i = 0; registered && i < CM_SECURE_LIVE_MAX; i++) {
+    if (live[i].bytes != NULL) continue;
+    live[i].bytes = bytes;
+    live[i].size = size;
+    error = 0;
+    break;
+  }
+  (void)pthread_mutex_unlock(&lock);
+  return error;
+}
+
 int cm_secure_allocate(struct cm_secure *out, size_t size) {
   memset(out, 0, sizeof *out);
   if (size == 0 || size > CM_SECURE_MAX) return EINVAL;
@@ -85,20 +108,7 @@ int cm_secure_allocate(struct cm_secure *out, size_t size) {
   out->mapping_size = data + 2 * page;
   out->size = size;
   out->bytes = mapping + page + data - size; /* an overrun by one byte meets the guard page */
-  (void)pthread_mutex_lock(&lock);
-  if (!registered) {
-    /* exit(3) runs this, also after an uncaught JavaScript error; a signal leaves nothing to read, for the
-     * kernel clears pages before it gives them to anyone. */
-    if (atexit(cm_secure_wipe_all) == 0) registered = true;
-    else error = ENOMEM;
-  }
-  if (error == 0) {
-    out->next = allocated;
-    out->previous = NULL;
-    if (allocated != NULL) allocated->previous = out;
-    allocated = out;
-  }
-  (void)pthread_mutex_unlock(&lock);
+  error = remember(out->bytes, size);
   if (error != 0) {
     (void)munmap(out->mapping, out->mapping_size);
     out->bytes = NULL;
@@ -109,10 +119,10 @@ int cm_secure_allocate(struct cm_secure *out, size_t size) {
 void cm_secure_release(struct cm_secure *memory) {
   if (memory->bytes == NULL) return;
   (void)pthread_mutex_lock(&lock);
-  if (memory->next != NULL) memory->next->previous = memory->previous;
-  if (memory->previous != NULL) memory->previous->next = memory->next;
-  else allocated = memory->next;
   cm_secure_wipe(memory->bytes, memory->size);
+  for (size_t i = 0; i < CM_SECURE_LIVE_MAX; i++) {
+    if (live[i].bytes == memory->bytes) live[i].bytes = NULL;
+  }
   memory->bytes = NULL;
   (void)pthread_mutex_unlock(&lock);
   (void)munmap(memory->mapping, memory->mapping_size);

@@ -103,7 +103,7 @@ export function parseCertificate(der: Uint8Array): Certificate {
 export function parsePem(pem: string, read: ReadCertificate = parseCertificate): readonly Certificate[] {
   requireSize(pem, 8 * maxCertificateBytes);
   const block =
-    /-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END CERTIFICATE-----\r?(?:\n|$)/y;
+    /-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END CERTIFICATE-----(?:\r?\n|$)/y;
   const certificates: Certificate[] = [];
   while (block.lastIndex < pem.length) {
     const match = block.exec(pem);
@@ -111,6 +111,18 @@ export function parsePem(pem: string, read: ReadCertificate = parseCertificate):
     certificates.push(read(decodeBase64Lines(match[1])));
   }
   return certificates;
+}
+
+/** The one spelling of PEM that has nothing to hide a byte in: lines of 64, each ended by LF. */
+export function encodePem(certificates: readonly Certificate[]): string {
+  return certificates
+    .map(({ der }) =>
+      Buffer.from(der)
+        .toString('base64')
+        .replace(/.{64}(?=.)/g, '$&\n'),
+    )
+    .map((lines) => `-----BEGIN CERTIFICATE-----\n${lines}\n-----END CERTIFICATE-----\n`)
+    .join('');
 }
 
 /** One certificate as DER, or PEM certificates. */

@@ -33,6 +33,8 @@ int seam_open_plain(const char *path);
 
 /* `path` is absolute, looked up below `root`; symbolic links cannot lead out of it. */
 int seam_open(int root, const char *path, int flags, enum cm_file_kind *kind);
+/* `name` is an entry of an open directory; a symbolic link is not followed. */
+int seam_open_in(int directory, const char *name, enum cm_file_kind *kind);
 ssize_t seam_read(int fd, void *buffer, size_t size);
 ssize_t seam_pread(int fd, void *buffer, size_t size, uint64_t offset);
 ssize_t seam_write(int fd, const void *buffer, size_t size);

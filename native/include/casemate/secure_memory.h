@@ -17,13 +17,13 @@ struct cm_secure {
   enum cm_secure_backing backing;
   unsigned char *mapping; /* guard page, data pages, guard page */
   size_t mapping_size;
-  struct cm_secure *next, *previous;
 };
 
 #define CM_SECURE_MAX ((size_t)1 << 20)
+#define CM_SECURE_LIVE_MAX 256
 
 /* 0 or a positive errno. EINVAL: size is 0 or above CM_SECURE_MAX; ENOMEM, EPERM, EAGAIN: cannot be locked, see
- * RLIMIT_MEMLOCK. The memory is zero. */
+ * RLIMIT_MEMLOCK, or CM_SECURE_LIVE_MAX are in use. The memory is zero. */
 int cm_secure_allocate(struct cm_secure *out, size_t size);
 
 /* Wipes and unmaps; again is harmless. */

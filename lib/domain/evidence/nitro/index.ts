@@ -6,7 +6,6 @@ import { defaultNitroPolicy, judgeNitro, type NitroExpectation, type NitroPolicy
 import { type NitroEvidence, nitroRoots, readNitroEvidence, verifyNitroEvidence } from './verify.ts';
 
 export { defaultNitroPolicy, type NitroExpectation, type NitroPolicy, pinsBoot } from './policy.ts';
-export { nitroRoots } from './verify.ts';
 
 export interface NitroInput {
   readonly document: Uint8Array;

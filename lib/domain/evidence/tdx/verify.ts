@@ -1,6 +1,6 @@
 import { createPublicKey, type KeyObject, verify } from 'node:crypto';
 import { equalBytes, isZero, sha256 } from '../bytes.ts';
-import { type Certificate, parsePem } from '../certificate.ts';
+import { type Certificate, encodePem, parsePem } from '../certificate.ts';
 import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
 import { type Checklist, type Trust, trustOf } from '../verdict.ts';
@@ -23,6 +23,9 @@ export function readTdxEvidence(quote: TdxQuote, cache?: ChainCache): TdxEvidenc
   const chain = parsePem(quote.pckChain, cache?.read);
   const [leaf] = chain;
   if (!leaf) throw new EvidenceError('CHAIN_INCOMPLETE', 'no certificates in the quote');
+  // Nothing signs the text around the certificates, so it has one spelling, the one that Intel's service writes.
+  if (encodePem(chain) !== quote.pckChain)
+    throw new EvidenceError('TDX_MALFORMED', 'PEM in another spelling');
   return { quote, chain, platform: readPlatform(leaf) };
 }
 

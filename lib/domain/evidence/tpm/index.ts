@@ -8,7 +8,7 @@ import { parsePublicKey } from './public-key.ts';
 import { type TpmEvidence, verifyTpmEvidence } from './verify.ts';
 
 export { defaultTpmPolicy, type TpmExpectation, type TpmPolicy } from './policy.ts';
-export { parsePublicKey, type TpmPublicKey } from './public-key.ts';
+export { parsePublicKey } from './public-key.ts';
 
 export interface TpmInput {
   /** TPMS_ATTEST or TPM2B_ATTEST. */
