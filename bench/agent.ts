@@ -120,7 +120,9 @@ async function bundled(): Promise<string> {
     format: 'esm',
     mainFields: ['module', 'main'],
     logLevel: 'error',
-    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
+    banner: {
+      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+    },
     // `../native/build/casemate.node` beside the agent's own folder.
     define: { 'import.meta.url': JSON.stringify(new URL('../agent/main.ts', import.meta.url).href) },
   });
@@ -178,9 +180,14 @@ async function measure(): Promise<PartResult> {
     items.push(
       item(`agent.cpu-idle${suffix}`, idleShare, '% of a core', { bar: BAR_CPU }),
       item(`agent.cpu-report${suffix}`, perReport, 'ms CPU'),
-      item(`agent.cpu${suffix}`, idleShare + perReport / (INTERVAL_SECONDS * 10), '% of a core, with a report every 300 s', {
-        bar: BAR_CPU,
-      }),
+      item(
+        `agent.cpu${suffix}`,
+        idleShare + perReport / (INTERVAL_SECONDS * 10),
+        '% of a core, with a report every 300 s',
+        {
+          bar: BAR_CPU,
+        },
+      ),
     );
   }
   return { items, seconds: SECONDS };

@@ -103,7 +103,8 @@ const of = (name: string, what: keyof Time = 'wall') => (measured.get(name) ?? [
 const items: Item[] = [];
 for (const [name, decide] of all) {
   const { allowed, errors } = decide();
-  if (errors.length > 0 || allowed !== (name !== 'Quarantine')) throw new Error(`${name} decides another way`);
+  if (errors.length > 0 || allowed !== (name !== 'Quarantine'))
+    throw new Error(`${name} decides another way`);
   const microseconds = of(name);
   const mean = microseconds.reduce((sum, value) => sum + value, 0) / microseconds.length;
   const other = { name: 'Cedar with one policy, no schema, no entities', value: median(of('floor')) };
@@ -113,6 +114,8 @@ for (const [name, decide] of all) {
     item(`policy.${name}.p99-cpu`, quantile(of(name, 'cpu'), 0.99), 'µs CPU'),
     item(`policy.${name}.rate`, Math.round(1e6 / mean), 'decisions/s'),
   );
-  say(`${name}: p50 ${median(microseconds).toFixed(0)} µs, p99 ${quantile(microseconds, 0.99).toFixed(0)} µs`);
+  say(
+    `${name}: p50 ${median(microseconds).toFixed(0)} µs, p99 ${quantile(microseconds, 0.99).toFixed(0)} µs`,
+  );
 }
 print({ items, decisions: ROUNDS * 4 });

@@ -9,7 +9,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { itemsOfEvidence } from './evidence-items.ts';
+import { itemsOfEvidence, itemsOfProbe } from './items-of-others.ts';
 import type { Item } from './measuring.ts';
 
 const PARTS = [
@@ -95,5 +95,6 @@ async function run(part: Part): Promise<Outcome> {
   }
   // A part of its own making may end with 1 for a bar that it missed: it ran.
   if (part === 'evidence') return { ...about(), items: itemsOfEvidence(result), result };
+  if (part === 'probe') return { ...about(), items: itemsOfProbe(result), result };
   return { ...about(), ...result };
 }
