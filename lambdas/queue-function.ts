@@ -144,7 +144,8 @@ export function oncePerVm<T>(
       byVm.set(id, list);
     }
   }
-  const runs = new Map([...byVm].map(([id, items]) => [id, converge(id, items)]));
+  const run = async (id: string, items: readonly Work<T>[]) => converge(id, items); // a throw is its own, too
+  const runs = new Map([...byVm].map(([id, items]) => [id, run(id, items)]));
   return work.map((item) =>
     awaitedLater(
       Promise.allSettled(vmsOf(item.value).map((id) => runs.get(id))).then((results) => {

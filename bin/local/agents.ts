@@ -77,7 +77,7 @@ function startAgent(surroundings: AgentSurroundings, id: string, machine: string
   mkdirSync(home, { recursive: true, mode: 0o700 });
   const root = join(home, 'machine');
   if (machine && !existsSync(root)) cpSync(join(MACHINES, machine), root, { recursive: true });
-  const config: Omit<AgentConfig, 'spoolMax'> = {
+  const config: Omit<AgentConfig, 'spoolMax' | 'evidenceIntervalSeconds'> = {
     region: REGION,
     // By path: `{api}.execute-api` names need not resolve on this machine.
     apiUrl: `${emulators.aws}/restapis/${outputs['ApiId']}/v1/_user_request_`,

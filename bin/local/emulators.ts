@@ -36,13 +36,23 @@ export function awsEnvironment(emulators: Pick<Emulators, 'aws' | 'ec2'>): Recor
   };
 }
 
-/** Starts the emulators on free ports of loopback, their state and logs below `folder`. */
-export async function startEmulators(python: string, folder: string): Promise<Emulators> {
+/**
+ * Starts the emulators on free ports of loopback, their state and logs below `folder`.
+ *
+ * @param between gives the endpoints that the functions see instead of the emulators' own: tests put
+ * something there that can fail a call, or end the function in the middle of one
+ */
+export async function startEmulators(
+  python: string,
+  folder: string,
+  between?: (emulators: Pick<Emulators, 'aws' | 'ec2'>) => Promise<Pick<Emulators, 'aws' | 'ec2'>>,
+): Promise<Emulators> {
   const [awsPort, ec2Port] = [await freePort(), await freePort()];
   const aws = `http://127.0.0.1:${awsPort}`;
   const ec2 = `http://127.0.0.1:${ec2Port}`;
   const state = join(folder, 'aws');
   mkdirSync(state, { recursive: true });
+  const seenByFunctions = (await between?.({ aws, ec2 })) ?? { aws, ec2 };
   const started: Service[] = [];
   const stop = async () => {
     await Promise.all(started.map((service) => service.stop()));
@@ -58,7 +68,7 @@ export async function startEmulators(python: string, folder: string): Promise<Em
       cwd: state,
       env: {
         // The functions' workers inherit this: their EC2 is moto.
-        ...awsEnvironment({ aws, ec2 }),
+        ...awsEnvironment(seenByFunctions),
         BIND_HOST: '127.0.0.1',
         MINISTACK_HOST: '127.0.0.1',
         GATEWAY_PORT: String(awsPort),

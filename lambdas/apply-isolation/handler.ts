@@ -14,12 +14,13 @@ import {
   planIsolation,
   settleIsolation,
 } from '../../lib/domain/isolation.ts';
-import { type PostureItem, postureItem } from '../../lib/domain/posture.ts';
-import { canonicalJson, type ObservedInterface, type VmItem, vmItem } from '../../lib/domain/vm.ts';
+import { postureItem } from '../../lib/domain/posture.ts';
+import { canonicalJson, type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
 import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
 import {
   ensureGroups,
   findGroups,
+  type GroupsByVpc,
   interfacesOf,
   type ProbationEgress,
   setInterfaceGroups,
@@ -68,13 +69,20 @@ export function createHandler(deps: Deps) {
         getItems(deps.table, keys('posture'), postureItem),
         getItems(deps.table, keys('isolation'), isolationItem),
       ]);
-      const fences = decideAll(deps.now(), ids, vms, postures);
+      const decided = await eachSettled(ids, (id) => {
+        const vm = vms.get(`vm#${id}`);
+        return vm && decideProfile(vm, postures.get(`posture#${id}`), deps.now());
+      });
+      const fences = new Map<string, Fence>();
+      for (const [id, result] of decided) {
+        if (result.status === 'fulfilled' && result.value?.kind === 'fence') fences.set(id, result.value);
+      }
       const interfaces = await interfacesOf(deps.ec2, [...fences.keys()]);
       const vpcs = [...new Set([...interfaces.values()].flat().map((eni) => eni.vpcId))];
       const groups = await groupsIn(deps, vpcs);
 
-      const started = await eachSettled(fences, ([id, fence]) =>
-        start(deps, id, fence, interfaces.get(id) ?? [], groups, isolations.get(`isolation#${id}`)),
+      const started = await eachSettled(fences.keys(), (id) =>
+        start(deps, id, fences.get(id), interfaces.get(id) ?? [], groups, isolations.get(`isolation#${id}`)),
       );
       // One look serves all of the batch: what was changed is believed only when it was read back.
       const changed = [...started].flatMap(([id, result]) =>
@@ -85,6 +93,8 @@ export function createHandler(deps: Deps) {
         work,
         (occasion) => [occasion.instanceId],
         async (id, items) => {
+          const decision = decided.get(id);
+          if (decision?.status === 'rejected') throw decision.reason;
           const result = started.get(id);
           if (!result) return;
           if (result.status === 'rejected') throw result.reason;
@@ -102,23 +112,8 @@ function parse(event: Envelope): Parsed<Occasion> {
     : parseVmChanged(event);
 }
 
-function decideAll(
-  now: Date,
-  ids: readonly string[],
-  vms: ReadonlyMap<string, VmItem>,
-  postures: ReadonlyMap<string, PostureItem>,
-): ReadonlyMap<string, Fence> {
-  const fences = new Map<string, Fence>();
-  for (const id of ids) {
-    const vm = vms.get(`vm#${id}`);
-    const decision = vm && decideProfile(vm, postures.get(`posture#${id}`), now);
-    if (decision?.kind === 'fence') fences.set(id, decision);
-  }
-  return fences;
-}
-
 /** In observe mode nothing is made, so groups that do not exist yet stand in the plan by their names. */
-async function groupsIn(deps: Deps, vpcIds: readonly string[]): Promise<ReadonlyMap<string, CasemateGroups>> {
+async function groupsIn(deps: Deps, vpcIds: readonly string[]): Promise<GroupsByVpc> {
   if (deps.mode === 'enforce') return ensureGroups(deps.ec2, vpcIds, deps.probationEgress);
   const found = await findGroups(deps.ec2, vpcIds);
   const planned = { probation: 'casemate-probation', quarantine: 'casemate-quarantine' };
@@ -129,13 +124,13 @@ async function groupsIn(deps: Deps, vpcIds: readonly string[]): Promise<Readonly
 async function start(
   deps: Deps,
   instanceId: string,
-  fence: Fence,
+  fence: Fence | undefined,
   interfaces: readonly ObservedInterface[],
-  groupsByVpc: ReadonlyMap<string, CasemateGroups>,
+  groupsByVpc: GroupsByVpc,
   before: IsolationItem | undefined,
 ): Promise<Fencing | undefined> {
   const groups = groupsByVpc.get(interfaces[0]?.vpcId ?? '');
-  if (!groups) return undefined;
+  if (!fence || !groups) return undefined;
   const plan = planIsolation(fence.profile, interfaces, before?.interfaces ?? [], groups);
   const planned = nextIsolation(before, {
     instanceId,
@@ -215,11 +210,12 @@ function essence(item: IsolationItem | undefined): string {
   return item ? canonicalJson([item.profile, item.applied, item.mode, item.interfaces, item.reasons]) : '';
 }
 
-async function eachSettled<K, V, R>(
-  entries: ReadonlyMap<K, V>,
-  run: (entry: [K, V]) => Promise<R>,
-): Promise<ReadonlyMap<K, PromiseSettledResult<R>>> {
-  const keys = [...entries.keys()];
-  const results = await Promise.allSettled([...entries].map(run));
-  return new Map(keys.map((key, i) => [key, results[i] as PromiseSettledResult<R>]));
+/** Runs for each key, and gives each its own outcome, also when it throws. */
+async function eachSettled<R>(
+  keys: Iterable<string>,
+  run: (key: string) => R | Promise<R>,
+): Promise<ReadonlyMap<string, PromiseSettledResult<R>>> {
+  const all = [...keys];
+  const results = await Promise.allSettled(all.map(async (key) => run(key)));
+  return new Map(all.map((key, i) => [key, results[i] as PromiseSettledResult<R>]));
 }

@@ -27,6 +27,12 @@ export class Ec2ShapeError extends Error {
   override readonly name = 'Ec2ShapeError';
 }
 
+/** What EC2 shows of VMs, by id. One that cannot be understood throws when asked for, and so fails alone. */
+export interface Observations {
+  /** @throws Ec2ShapeError */
+  get(instanceId: string): Observation | undefined;
+}
+
 /**
  * Observes VMs by id with two calls for each 200. By filter, because one unknown id fails a call by id;
  * a VM that EC2 does not show is absent in the answer.
@@ -35,17 +41,18 @@ export async function observeVms(
   client: EC2Client,
   region: string,
   instanceIds: readonly string[],
-): Promise<ReadonlyMap<string, Observation>> {
+): Promise<Observations> {
   const [instances, volumes] = await Promise.all([
     describeInstances(client, instanceIds),
     describeVolumesOf(client, instanceIds),
   ]);
-  return new Map(
-    instances.map(({ instance, accountId }) => {
-      const seen = toObservation(instance, accountId, region, volumes.get(instance.InstanceId ?? '') ?? []);
-      return [seen.instanceId, seen];
-    }),
-  );
+  const shown = new Map(instances.map((each) => [each.instance.InstanceId ?? '', each]));
+  return {
+    get(id) {
+      const found = shown.get(id);
+      return found && toObservation(found.instance, found.accountId, region, volumes.get(id) ?? []);
+    },
+  };
 }
 
 /** Ids of the VMs that these volumes are attached to. */
@@ -250,6 +257,11 @@ const MANAGED_TAG = 'casemate:managed';
 const PROFILE_TAG = 'casemate:profile';
 const FENCES = ['probation', 'quarantine'] as const;
 
+/** Casemate groups by VPC. One where they could not be made throws when asked for, and so fails alone. */
+export interface GroupsByVpc {
+  get(vpcId: string): CasemateGroups | undefined;
+}
+
 /** The Casemate groups that exist in these VPCs; a VPC that lacks one of the two is absent. */
 export async function findGroups(
   client: EC2Client,
@@ -273,11 +285,10 @@ export async function ensureGroups(
   client: EC2Client,
   vpcIds: readonly string[],
   egress: ProbationEgress,
-): Promise<ReadonlyMap<string, CasemateGroups>> {
+): Promise<GroupsByVpc> {
   const found = await describeOwnGroups(client, vpcIds);
-  const ensured = new Map<string, CasemateGroups>();
-  await Promise.all(
-    vpcIds.map(async (vpcId) => {
+  const outcomes = await Promise.allSettled(
+    vpcIds.map(async (vpcId): Promise<CasemateGroups> => {
       const [probation, quarantine] = await Promise.all(
         FENCES.map(async (profile) => {
           const group = found.get(`${vpcId}/${profile}`) ?? (await createGroup(client, vpcId, profile));
@@ -286,10 +297,17 @@ export async function ensureGroups(
         }),
       );
       if (!probation || !quarantine) throw new Ec2ShapeError(`${vpcId}: a security group has no id`);
-      ensured.set(vpcId, { probation, quarantine });
+      return { probation, quarantine };
     }),
   );
-  return ensured;
+  const ensured = new Map(vpcIds.map((vpcId, i) => [vpcId, outcomes[i]]));
+  return {
+    get(vpcId) {
+      const outcome = ensured.get(vpcId);
+      if (outcome?.status === 'rejected') throw outcome.reason;
+      return outcome?.value;
+    },
+  };
 }
 
 async function describeOwnGroups(
@@ -364,10 +382,13 @@ function egressRules(egress: ProbationEgress): IpPermission[] {
   }
 }
 
+const HEAL_ATTEMPTS = 3;
+
 async function healRules(
   client: EC2Client,
   group: SecurityGroup,
   wanted: readonly IpPermission[],
+  attempt = 1,
 ): Promise<void> {
   const GroupId = group.GroupId ?? '';
   const ingress = singleRules(group.IpPermissions ?? []);
@@ -375,22 +396,29 @@ async function healRules(
   const wantedRules = singleRules(wanted);
   const excess = [...egress].filter(([key]) => !wantedRules.has(key)).map(([, rule]) => rule);
   const missing = [...wantedRules].filter(([key]) => !egress.has(key)).map(([, rule]) => rule);
-  // Close before opening.
-  if (ingress.size > 0) {
-    await client.send(
-      new RevokeSecurityGroupIngressCommand({ GroupId, IpPermissions: [...ingress.values()] }),
-    );
-  }
-  if (excess.length > 0) {
-    await client.send(new RevokeSecurityGroupEgressCommand({ GroupId, IpPermissions: excess }));
-  }
-  if (missing.length > 0) {
-    await client
-      .send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: missing }))
-      .catch((error: unknown) => {
-        // Another worker put the same rule there first.
-        if (!(error instanceof Error && error.name === 'InvalidPermission.Duplicate')) throw error;
-      });
+  try {
+    // Close before opening.
+    if (ingress.size > 0) {
+      await client.send(
+        new RevokeSecurityGroupIngressCommand({ GroupId, IpPermissions: [...ingress.values()] }),
+      );
+    }
+    if (excess.length > 0) {
+      await client.send(new RevokeSecurityGroupEgressCommand({ GroupId, IpPermissions: excess }));
+    }
+    if (missing.length > 0) {
+      await client.send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: missing }));
+    }
+  } catch (error) {
+    // Another worker puts the same group right: what it left to do is seen by looking again.
+    const overtaken =
+      error instanceof Error &&
+      (error.name === 'InvalidPermission.NotFound' || error.name === 'InvalidPermission.Duplicate');
+    if (!overtaken || attempt === HEAL_ATTEMPTS) throw error;
+    const own = await describeOwnGroups(client, [group.VpcId ?? '']);
+    const again = [...own.values()].find((other) => other.GroupId === GroupId);
+    if (!again) throw error;
+    await healRules(client, again, wanted, attempt + 1);
   }
 }
 

@@ -96,12 +96,13 @@ async function enrol(deps: Deps, request: EnrolmentRequest): Promise<Answer> {
   ]);
   const vm = vms.get(`vm#${instanceId}`);
   if (vm && vm.observation.accountId !== document.accountId) return refuse('IDENTITY_FOREIGN');
-  const disks = await readDisks(deps.table, vm?.observation.volumes.map((volume) => volume.id) ?? []);
+  const volumeIds = vm?.observation.volumes.map((volume) => volume.id) ?? [];
+  const disks = await readDisks(deps.table, volumeIds);
   const decision = decideEnrolment({
     vm,
     enrolment: enrolments.get(enrolKey),
     publicKey: request.agentPublicKey,
-    disks: [...disks.values()],
+    disks: volumeIds.flatMap((id) => disks.get(id) ?? []),
     now,
   });
   switch (decision.kind) {

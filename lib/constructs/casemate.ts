@@ -292,7 +292,11 @@ export class Casemate extends Construct {
 
     this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
     this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
-    this.state.grant(ingest.role, { reads: ['vm', 'enrol', 'posture'], puts: ['posture'] });
+    this.state.grant(ingest.role, {
+      reads: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
+      puts: ['posture', 'collateral'],
+      updates: ['nonce'],
+    });
     this.state.grant(isolate.role, { reads: ['vm', 'posture', 'isolation'], puts: ['isolation'] });
     this.state.grant(challenge.role, { reads: [], puts: ['nonce'] });
     this.state.grant(enrol.role, {

@@ -108,7 +108,7 @@ function besideTheBundle(): nodejs.ICommandHooks {
     afterBundling: (_input, output) => [
       `cp "${CEDAR_WASM}" "${output}"`,
       `mkdir -p "${output}/policies"`,
-      `cp "${POLICY_FOLDER}"/*.cedar "${POLICY_FOLDER}"/*.cedarschema "${output}/policies"`,
+      `cp -r "${POLICY_FOLDER}"/. "${output}/policies"`,
     ],
   };
 }

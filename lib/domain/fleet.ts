@@ -39,6 +39,12 @@ export async function assembleFleet(
       read(item, isolationItem, (isolation) => isolations.set(isolation.instanceId, isolation));
     }
   }
+  const disksOfVm = new Map<string, DiskItem[]>();
+  for (const disk of disks.values()) {
+    const list = disksOfVm.get(disk.instanceId) ?? [];
+    list.push(disk);
+    disksOfVm.set(disk.instanceId, list);
+  }
   const fleet = new Map<string, VmRecord>();
   for (const vm of vms) {
     const id = vm.observation.instanceId;
@@ -48,7 +54,7 @@ export async function assembleFleet(
       if (disk) own.set(volume.id, disk);
     }
     // A detached volume leaves the VM's observation; its key stays, and so does the sight of it.
-    for (const disk of disks.values()) if (disk.instanceId === id) own.set(disk.volumeId, disk);
+    for (const disk of disksOfVm.get(id) ?? []) own.set(disk.volumeId, disk);
     fleet.set(id, { vm, disks: own, posture: postures.get(id), isolation: isolations.get(id) });
   }
   return { fleet, corrupt };

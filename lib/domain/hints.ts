@@ -86,17 +86,24 @@ function idsIn(value: unknown): Pick<Hints, 'instanceIds' | 'volumeIds' | 'inter
     eni: new Set<string>(),
     sg: new Set<string>(),
   };
-  const visit = (node: unknown): void => {
-    if (typeof node === 'string') {
-      const id = node.slice(node.lastIndexOf('/') + 1); // an ARN ends in the id
-      if (instanceId.safeParse(id).success) found.i.add(id);
-      else if (volumeId.safeParse(id).success) found.vol.add(id);
-      else if (interfaceId.safeParse(id).success) found.eni.add(id);
-      else if (groupId.safeParse(id).success) found.sg.add(id);
-    } else if (Array.isArray(node)) node.forEach(visit);
-    else if (node !== null && typeof node === 'object') Object.values(node).forEach(visit);
+  const note = (text: string): void => {
+    const id = text.slice(text.lastIndexOf('/') + 1); // an ARN ends in the id
+    if (instanceId.safeParse(id).success) found.i.add(id);
+    else if (volumeId.safeParse(id).success) found.vol.add(id);
+    else if (interfaceId.safeParse(id).success) found.eni.add(id);
+    else if (groupId.safeParse(id).success) found.sg.add(id);
   };
-  visit(value);
+  // A stack of our own: an event can nest deeper than calls can, and one that overflowed them would take
+  // its whole batch with it.
+  const open: unknown[] = [value];
+  while (open.length > 0) {
+    const node = open.pop();
+    if (typeof node === 'string') note(node);
+    else if (node !== null && typeof node === 'object') {
+      const inner: unknown[] = Array.isArray(node) ? node : Object.values(node);
+      for (let i = inner.length - 1; i >= 0; i--) open.push(inner[i]);
+    }
+  }
   return {
     instanceIds: [...found.i],
     volumeIds: [...found.vol],

@@ -29,6 +29,8 @@ export const REASONS = {
     'The VM swaps to plain storage: encrypt it (casemate-agent swap encrypt) or turn it off.',
   SWAP_UNKNOWN: 'Whether swap is encrypted could not be read; unknown does not count as good.',
   SNP_NOT_SHOWN: 'EC2 launched the VM with SEV-SNP, but the guest does not show it.',
+  EVIDENCE_MISSING:
+    'Hardware evidence is demanded of the VM (tag casemate:evidence=required) and none stands.',
   FACT_CONTRADICTED: 'The last report contradicted what EC2 asserts.',
   // Refused reports
   REPORT_MALFORMED: 'The report does not match its schema.',
@@ -40,7 +42,6 @@ export const REASONS = {
   REPORT_TIME_SKEW: 'The report was sent more than five minutes before or after it was received.',
   REPORT_UNKNOWN_VM: 'The VM was not observed yet, or is not in scope.',
   FACT_CONTRADICTS_EC2: 'A fact in the report contradicts what EC2 asserts of the VM.',
-  REPORT_LATE: 'A newer report of the VM was accepted before; counted and ignored.',
   // Events
   EVENT_NOT_JSON: 'The message is not JSON.',
   EVENT_TOO_LARGE: 'The message is larger than an EventBridge event can be.',
@@ -67,7 +68,6 @@ export const REASONS = {
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
   NO_ORIGINAL_GROUPS: 'The interface has no groups of its own to be given back: set its workload groups.',
-  INTERFACES_CHANGED: 'Interfaces came or went while the profile was applied; it is applied again.',
 } as const;
 
 export type Reason = keyof typeof REASONS;

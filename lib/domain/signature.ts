@@ -6,19 +6,26 @@ import { createPublicKey, type KeyObject, sign, verify } from 'node:crypto';
  */
 const DSA_ENCODING = 'ieee-p1363';
 
+/**
+ * What stands before the point in the SPKI of an uncompressed point on the named curve P-256 (RFC 5480
+ * §2.1.1, §2.2). A compressed or hybrid point, and the curve spelt out as parameters, are further encodings
+ * of the same key that OpenSSL reads and writes back unchanged: one key, one encoding, because a second one
+ * would be a second identity.
+ */
+const P256_SPKI_PREFIX = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d03010703420004', 'hex');
+const P256_SPKI_LENGTH = P256_SPKI_PREFIX.length + 64;
+
 /** SPKI DER of an agent's key, or undefined when it is not exactly a P-256 public key. */
 export function parseAgentPublicKey(spki: Uint8Array): KeyObject | undefined {
-  let key: KeyObject;
-  try {
-    key = createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' });
-  } catch {
-    // The only question is whether the bytes are such a key: anything that does not parse is not.
+  const der = Buffer.from(spki);
+  if (der.length !== P256_SPKI_LENGTH || !der.subarray(0, P256_SPKI_PREFIX.length).equals(P256_SPKI_PREFIX)) {
     return undefined;
   }
-  if (key.asymmetricKeyType !== 'ec' || key.asymmetricKeyDetails?.namedCurve !== 'prime256v1')
-    return undefined;
-  // One key, one encoding: a second encoding of the same key would be a second identity.
-  return key.export({ format: 'der', type: 'spki' }).equals(Buffer.from(spki)) ? key : undefined;
+  try {
+    return createPublicKey({ key: der, format: 'der', type: 'spki' });
+  } catch {
+    return undefined; // not a point on the curve
+  }
 }
 
 export function signAsAgent(key: KeyObject, bytes: Uint8Array): Buffer {

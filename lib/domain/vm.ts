@@ -110,12 +110,17 @@ export function nextVm(
   if (!scope) throw new TypeError('a seen VM needs a scope decision');
   const gone = sighting.observation.state === 'terminated';
   const managed = scope.inScope || (known?.managed ?? false);
+  const leavingScope = managed && !scope.inScope;
   const next: Omit<VmItem, 'pk' | 'version'> = {
     observation: sighting.observation,
     firstSeenAt: known?.firstSeenAt ?? now.toISOString(),
     managed,
-    leavingScope: managed && !scope.inScope,
-    decision: { at: now.toISOString(), reasons: [...scope.reasons], policies: [...scope.policies] },
+    leavingScope,
+    decision: {
+      at: now.toISOString(),
+      reasons: leavingScope ? ['LEAVING_SCOPE'] : [...scope.reasons],
+      policies: [...scope.policies],
+    },
     missingSince: null,
     gone,
   };

@@ -14,9 +14,9 @@ const char *seam_architecture(void) { return "x86_64"; }
 
 bool seam_cpuid(uint32_t leaf, uint32_t subleaf, struct cm_regs *out) {
   (void)subleaf;
-  /* An SEV guest under Hyper-V's signature with everything set: the most code. */
+  /* An SEV guest with everything set: the most code. Not Hyper-V, behind which 256 places are searched. */
   if (leaf == 0) *out = (struct cm_regs){0x21, 0x68747541, 0x444d4163, 0x69746e65};
-  else if (leaf == 0x40000000u) *out = (struct cm_regs){0x4000000c, 0x7263694d, 0x666f736f, 0x76482074};
+  else if (leaf == 0x40000000u) *out = (struct cm_regs){0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d};
   else if (leaf == 0x80000000u) *out = (struct cm_regs){0x80000023u, 0, 0, 0};
   else *out = (struct cm_regs){0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu};
   return true;

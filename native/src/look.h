@@ -44,6 +44,9 @@ uint32_t cm_register(const struct cm_regs *regs, int reg);
 struct cm_fact *cm_say_no_leaf(struct cm_look *look, enum cm_fact_name name, enum cm_leaf_status status, uint32_t leaf,
                                uint32_t subleaf);
 
+/* The SEV leaf when it is there and has the very data of another leaf, which `other` then names. */
+bool cm_sev_leaf_is_a_copy(struct cm_look *look, uint32_t *other);
+
 /* Unknown, for an MSR that could not be read, with the hint how to make it readable. */
 struct cm_fact *cm_say_no_msr(struct cm_look *look, enum cm_fact_name name, uint32_t index, const char *msr, int error);
 

@@ -427,7 +427,6 @@ bool cm_machine_open(struct cm_machine *machine, const struct cm_options *option
   machine->recorded_root = false;
   machine->keep_files = false;
   machine->root = -1;
-  machine->root_name = NULL;
   machine->unreadable_size = 0;
   machine->processor.msr_count = 0;
   machine->processor.architecture[0] = '\0';
@@ -443,7 +442,6 @@ bool cm_machine_open(struct cm_machine *machine, const struct cm_options *option
       return false;
     }
     machine->root = fd;
-    machine->root_name = root;
     machine->recorded_root = strcmp(root, "/") != 0;
     machine->keep_files = options->keep && !machine->recorded_root;
   }

@@ -79,8 +79,9 @@ export function fakeDynamoDb(effects: Effects): { client: DynamoDBClient; rows: 
       const values = unmarshall(ExpressionAttributeValues as Marshalled);
       return effects.write(`update ${pk}`, () => {
         if (!holds(ConditionExpression, rows.get(pk), values)) throw conditionFailed();
-        if (command.input.UpdateExpression !== 'SET used = :true') throw new Error('unknown update');
-        rows.set(pk, { ...rows.get(pk), pk, used: true });
+        const update = /^SET used = :true(, usedBy = :by)?$/.exec(command.input.UpdateExpression ?? '');
+        if (!update) throw new Error('unknown update');
+        rows.set(pk, { ...rows.get(pk), pk, used: true, ...(update[1] ? { usedBy: values[':by'] } : {}) });
         return {};
       });
     }
@@ -98,6 +99,8 @@ export function fakeDynamoDb(effects: Effects): { client: DynamoDBClient; rows: 
 function holds(condition: string | undefined, row: Row | undefined, values: Row): boolean {
   if (condition === undefined) return true;
   return condition.split(' AND ').every((term) => {
+    const either = /^\((.+) OR (.+)\)$/.exec(term);
+    if (either) return holds(either[1], row, values) || holds(either[2], row, values);
     if (term === 'attribute_not_exists(pk)') return row === undefined;
     const match = /^(\w+) (=|>) (:\w+)$/.exec(term);
     if (!match) throw new Error(`the table does not know the condition ${term}`);

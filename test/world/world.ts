@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, type X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics } from '@aws-lambda-powertools/metrics';
@@ -12,7 +12,9 @@ import { createHandler as ingestReport } from '../../lambdas/ingest-report/handl
 import { createHandler as issueDiskKeys } from '../../lambdas/issue-disk-keys/handler.ts';
 import { createHandler as observeVm } from '../../lambdas/observe-vm/handler.ts';
 import { createHandler as sweep } from '../../lambdas/sweep/handler.ts';
+import type { EvidenceRoots } from '../../lib/domain/attestation.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
+import { defaultPolicies, type EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
@@ -56,7 +58,15 @@ function queuesFor(source: string, detailType: string): readonly QueueName[] {
  * The whole pipeline in one process: the exported, middy-wrapped handlers, with EC2, DynamoDB, KMS,
  * EventBridge and SQS faked at the edge of their clients. Nothing is delivered until a test delivers it.
  */
-export function createWorld(options: { readonly mode?: Mode; readonly policy?: PolicyEngine } = {}) {
+export function createWorld(
+  options: {
+    readonly mode?: Mode;
+    readonly policy?: PolicyEngine;
+    readonly evidencePolicies?: EvidencePolicies;
+    readonly evidenceRoots?: EvidenceRoots;
+    readonly authorities?: readonly X509Certificate[];
+  } = {},
+) {
   const effects = countEffects();
   const ec2 = fakeEc2(effects);
   const dynamodb = fakeDynamoDb(effects);
@@ -142,7 +152,15 @@ export function createWorld(options: { readonly mode?: Mode; readonly policy?: P
         return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20)}`;
       },
     }),
-    'ingest-report': ingestReport({ ...common(), apiOrigin: API_ORIGIN, reportMaxAgeSeconds: 900 }),
+    'ingest-report': ingestReport({
+      ...common(),
+      apiOrigin: API_ORIGIN,
+      reportMaxAgeSeconds: 900,
+      evidenceMaxAgeSeconds: 7200,
+      evidencePolicies: options.evidencePolicies ?? defaultPolicies,
+      authorities: options.authorities ?? [],
+      ...(options.evidenceRoots ? { evidenceRoots: options.evidenceRoots } : {}),
+    }),
     'apply-isolation': applyIsolation({
       ...common(),
       ec2: ec2.client,

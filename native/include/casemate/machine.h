@@ -49,7 +49,6 @@ struct cm_machine {
   bool recorded_leaves;    /* leaves and MSRs come from a recording, none is read from the processor */
   bool recorded_root;      /* files come from a directory other than / */
   int root;                /* directory fd, or -1 when there are no files to look at */
-  const char *root_name;   /* for messages */
   struct cm_processor processor;
   size_t unreadable_size;
   char unreadable[4096];   /* recorded errors: lines "ENAME /path" */

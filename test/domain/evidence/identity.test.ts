@@ -119,6 +119,13 @@ describe('an instance identity document', () => {
     expect(reasonOf(relined(weaker))).toBe('IDENTITY_NOT_RSA2048');
   });
 
+  test('is malformed when its algorithm is not the one that was signed', () => {
+    const spelled = Buffer.from(der);
+    // The last object identifier in it names the signature's algorithm, outside what is signed.
+    spelled[spelled.lastIndexOf(Buffer.from('06092a864886f70d01010b', 'hex')) + 10] = 1;
+    expect(reasonOf(relined(spelled))).toBe('IDENTITY_MALFORMED');
+  });
+
   test.each([
     ['nothing', '', 'INPUT_EMPTY'],
     ['more than any document', 'A'.repeat(20_000), 'INPUT_TOO_LARGE'],
@@ -151,10 +158,8 @@ describe('an instance identity document', () => {
   });
 
   test('is never accepted after any single byte of it has changed', () => {
-    const allowed = algorithmSpelling(der);
     fc.assert(
       fc.property(fc.nat(der.length - 1), fc.integer({ min: 1, max: 255 }), (index, change) => {
-        fc.pre(index !== allowed);
         const changed = Buffer.from(der);
         changed[index] = (changed[index] ?? 0) ^ change;
         expect(reasonOf(relined(changed))).not.toBe('accepted');
@@ -172,7 +177,6 @@ describe('an instance identity document', () => {
         const character = String.fromCharCode(code);
         fc.pre(genuine[index] !== character);
         const changed = genuine.slice(0, index) + character + genuine.slice(index + 1);
-        fc.pre(!isAlgorithmSpelling(changed));
         expect(reasonOf(changed)).not.toBe('accepted');
       }),
       { numRuns: 500 * effort },
@@ -235,18 +239,4 @@ function hiddenByte(bytes: Buffer): Buffer {
 function longLength(bytes: Buffer): Buffer {
   const at = bytes.indexOf(Buffer.from('020101', 'hex'));
   return Buffer.concat([bytes.subarray(0, at), Buffer.from('02810101', 'hex'), bytes.subarray(at + 3)]);
-}
-
-/**
- * EC2 names the signature algorithm rsaEncryption in older documents and sha256WithRSAEncryption in newer
- * ones, outside the signature; both mean the same, so exchanging one for the other changes nothing.
- */
-function algorithmSpelling(bytes: Buffer): number {
-  return bytes.lastIndexOf(Buffer.from('06092a864886f70d01010b', 'hex')) + 10;
-}
-
-function isAlgorithmSpelling(text: string): boolean {
-  const bytes = Buffer.from(text, 'base64');
-  bytes[algorithmSpelling(der)] = der[algorithmSpelling(der)] ?? 0;
-  return bytes.equals(der);
 }

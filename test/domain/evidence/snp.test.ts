@@ -1,5 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { createChainCache } from '../../../lib/domain/evidence/chain.ts';
+import { parseCertificateTable } from '../../../lib/domain/evidence/snp/certificate-table.ts';
 import {
   amdRoots,
   defaultSnpPolicy,
@@ -347,6 +348,62 @@ describe('an SEV-SNP report is malformed', () => {
     ]) {
       expect(verifyWith(makeReport(), withLeaf(options)).reasons).toEqual(['SNP_KEY_CERTIFICATE_MALFORMED']);
     }
+  });
+});
+
+describe('the certificate table of an extended report', () => {
+  const vcek = '63da758de6644564adc5f4b93be8accd';
+  const ask = '4ab7b379bbac4fe4a02f05aef327c782';
+  const ark = 'c0b406a4a803495297433fb6014cd0ae';
+  /** Entries as GUID, offset and length (the certificates' own where left out), then the certificates. */
+  const table = (entries: readonly [guid: string, certificate: Buffer, length?: number][]) => {
+    const header = Buffer.alloc(24 * (entries.length + 1));
+    let offset = header.length;
+    entries.forEach(([guid, certificate, length = certificate.length], index) => {
+      Buffer.from(guid, 'hex').copy(header, 24 * index);
+      header.writeUInt32LE(offset, 24 * index + 16);
+      header.writeUInt32LE(length, 24 * index + 20);
+      offset += certificate.length;
+    });
+    return Buffer.concat([header, ...entries.map(([, certificate]) => certificate)]);
+  };
+  const [leaf = Buffer.alloc(0)] = vcekChain;
+
+  test('gives the chain in order, whatever the order and the other entries of the table', () => {
+    const bytes = table([
+      [ark, amd.ark.Milan.der],
+      ['ff'.repeat(16), Buffer.of(1)],
+      [ask, amd.ask.Milan.der],
+      [vcek, leaf],
+    ]);
+    const certificates = parseCertificateTable(bytes);
+    expect(certificates).toEqual(vcekChain);
+    expect(verifyWith(makeReport(), { certificates }).reasons).toEqual([]);
+  });
+
+  test('is empty when its host gave none', () => {
+    expect(parseCertificateTable(table([]))).toEqual([]);
+  });
+
+  test.each<[string, Buffer]>([
+    ['ends without its last entry', table([[vcek, leaf]]).subarray(0, 24)],
+    ['has an entry outside', table([[vcek, leaf, leaf.length + 1]])],
+    ['has an empty entry', table([[vcek, leaf, 0]])],
+    [
+      'has two leaves',
+      table([
+        [vcek, leaf],
+        [vcek, leaf],
+      ]),
+    ],
+    [
+      'has more entries than kinds',
+      table(Array.from({ length: 17 }, () => ['ff'.repeat(16), Buffer.of(1)] as [string, Buffer])),
+    ],
+  ])('is malformed when it %s', (_, bytes) => {
+    expect(() => parseCertificateTable(bytes)).toThrow(
+      expect.objectContaining({ code: 'SNP_CERTIFICATE_TABLE_MALFORMED' }),
+    );
   });
 });
 

@@ -6,7 +6,7 @@ import { EvidenceError } from '../reasons.ts';
 import { parseCrl, type RevocationList, requireNotRevoked } from './crl.ts';
 import { isSigned, type TdxTrust } from './verify.ts';
 
-const maxCollateralBytes = 4_194_304;
+const maxCollateralBytes = 1_048_576;
 
 const hexText = (bytes: number) => z.string().regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`));
 const anyHex = z.string().regex(/^(?:[0-9a-fA-F]{2})+$/);

@@ -1,0 +1,390 @@
+import { describe, expect, test } from '@jest/globals';
+import * as fc from 'fast-check';
+import {
+  decideProfile,
+  type InterfaceRecord,
+  type IsolationItem,
+  nextIsolation,
+  type Profile,
+  planIsolation,
+  sameGroups,
+  settleIsolation,
+} from '../../lib/domain/isolation.ts';
+import type { ObservedInterface } from '../../lib/domain/vm.ts';
+import { AT, anInterface, anIsolation, aPosture, aVm, later, NOW } from '../world/items.ts';
+
+const OWN = { probation: 'sg-00000001', quarantine: 'sg-00000002' };
+const ORIGINALS = ['sg-0000aaaa', 'sg-0000bbbb'];
+const ENI = anInterface().id;
+
+const record = (overrides: Partial<InterfaceRecord> = {}): InterfaceRecord => ({
+  id: ENI,
+  originals: ORIGINALS,
+  groups: [OWN.probation],
+  ...overrides,
+});
+
+describe('which profile a VM belongs in', () => {
+  test('no posture is probation', () => {
+    expect(decideProfile(aVm(), undefined, NOW)).toEqual({
+      kind: 'fence',
+      profile: 'probation',
+      reasons: ['NO_REPORT'],
+    });
+  });
+
+  test.each([
+    ['compliant', 'workload'],
+    ['unproven', 'probation'],
+    ['noncompliant', 'quarantine'],
+  ] as const)('a posture that is %s is %s', (verdict, profile) => {
+    expect(decideProfile(aVm(), aPosture({ verdict }), NOW)).toMatchObject({ kind: 'fence', profile });
+  });
+
+  test('a compliant posture that grew stale is probation, to the second', () => {
+    const posture = aPosture({ validUntil: later(900).toISOString() });
+    expect(decideProfile(aVm(), posture, later(900))).toMatchObject({ profile: 'workload' });
+    expect(decideProfile(aVm(), posture, later(901))).toMatchObject({
+      profile: 'probation',
+      reasons: ['REPORT_STALE'],
+    });
+  });
+
+  test('a compliant posture without an end is probation', () => {
+    expect(decideProfile(aVm(), aPosture({ validUntil: null }), NOW)).toMatchObject({ profile: 'probation' });
+  });
+
+  test('a stale noncompliant posture stays quarantine', () => {
+    const posture = aPosture({ verdict: 'noncompliant', validUntil: AT });
+    expect(decideProfile(aVm(), posture, later(9999))).toMatchObject({ profile: 'quarantine' });
+  });
+
+  test('a VM that leaves scope keeps its fence', () => {
+    expect(decideProfile(aVm({ leavingScope: true }), undefined, NOW)).toMatchObject({ kind: 'fence' });
+  });
+
+  test.each([
+    ['VM_NOT_MANAGED', { managed: false }],
+    ['VM_GONE', { gone: true }],
+    ['VM_NOT_LIVE', { observation: { state: 'shutting-down' as const } }],
+  ])('a VM is left alone for %s', (reason, overrides) => {
+    expect(decideProfile(aVm(overrides), aPosture(), NOW)).toEqual({ kind: 'leave-alone', reason });
+  });
+
+  test.each(['pending', 'running', 'stopping', 'stopped'] as const)('a VM that is %s is fenced', (state) => {
+    expect(decideProfile(aVm({ observation: { state } }), undefined, NOW)).toMatchObject({ kind: 'fence' });
+  });
+});
+
+describe('groups are compared as sets', () => {
+  test.each<[string[], string[], boolean]>([
+    [['sg-1', 'sg-2'], ['sg-2', 'sg-1'], true],
+    [['sg-1', 'sg-1'], ['sg-1'], true],
+    [[], [], true],
+    [['sg-1'], ['sg-1', 'sg-2'], false],
+    [['sg-1', 'sg-2'], ['sg-1'], false],
+    [['sg-1'], ['sg-2'], false],
+    [['sg-1', 'sg-1'], ['sg-1', 'sg-2'], false],
+  ])('%j and %j: %s', (a, b, same) => {
+    expect(sameGroups(a, b)).toBe(same);
+  });
+});
+
+describe('taking an interface into probation', () => {
+  test('records its groups as originals and changes it', () => {
+    expect(planIsolation('probation', [anInterface()], [], OWN)).toEqual({
+      records: [{ id: ENI, originals: ORIGINALS, groups: ORIGINALS }],
+      changes: [{ interfaceId: ENI, groups: [OWN.probation] }],
+      left: [],
+    });
+  });
+
+  test('does not record originals a second time', () => {
+    const drifted = anInterface({ groups: ['sg-0000dddd'] });
+    expect(planIsolation('probation', [drifted], [record()], OWN)).toEqual({
+      records: [record({ groups: ['sg-0000dddd'] })],
+      changes: [{ interfaceId: ENI, groups: [OWN.probation] }],
+      left: [],
+    });
+  });
+
+  test('never records a group of its own', () => {
+    const mixed = anInterface({ groups: [OWN.probation, OWN.quarantine, 'sg-0000aaaa'] });
+    expect(planIsolation('probation', [mixed], [], OWN).records).toEqual([
+      { id: ENI, originals: ['sg-0000aaaa'], groups: [OWN.probation, OWN.quarantine, 'sg-0000aaaa'] },
+    ]);
+  });
+
+  test('records that an interface launched in the probation group has no originals', () => {
+    const plan = planIsolation('probation', [anInterface({ groups: [OWN.probation] })], [], OWN);
+    expect(plan).toMatchObject({ records: [{ originals: [] }], changes: [] });
+  });
+
+  test('changes nothing where it holds, in whatever order', () => {
+    const plan = planIsolation('probation', [anInterface({ groups: [OWN.probation] })], [record()], OWN);
+    expect(plan).toEqual({ records: [record()], changes: [], left: [] });
+  });
+
+  test('reports a requester-managed interface and does not touch it', () => {
+    const plan = planIsolation('probation', [anInterface({ managedBy: 'requester' })], [], OWN);
+    expect(plan).toEqual({
+      records: [{ id: ENI, originals: null, groups: ORIGINALS }],
+      changes: [],
+      left: [{ interfaceId: ENI, reason: 'REQUESTER_MANAGED' }],
+    });
+  });
+
+  test('from quarantine keeps the originals', () => {
+    const plan = planIsolation(
+      'probation',
+      [anInterface({ groups: [OWN.quarantine] })],
+      [record({ groups: [OWN.quarantine] })],
+      OWN,
+    );
+    expect(plan).toMatchObject({
+      records: [{ originals: ORIGINALS }],
+      changes: [{ groups: [OWN.probation] }],
+    });
+  });
+});
+
+describe('giving an interface back', () => {
+  test('restores exactly the originals', () => {
+    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], [record()], OWN);
+    expect(plan).toEqual({
+      records: [record()],
+      changes: [{ interfaceId: ENI, groups: ORIGINALS }],
+      left: [],
+    });
+  });
+
+  test('changes nothing when the originals are there in another order', () => {
+    const plan = planIsolation(
+      'workload',
+      [anInterface({ groups: [...ORIGINALS].reverse() })],
+      [record()],
+      OWN,
+    );
+    expect(plan.changes).toEqual([]);
+  });
+
+  test('leaves alone what an interface carries once its originals were given back', () => {
+    const theirs = anInterface({ groups: ['sg-0000dddd'] });
+    expect(planIsolation('workload', [theirs], [record({ originals: null })], OWN)).toEqual({
+      records: [record({ originals: null, groups: ['sg-0000dddd'] })],
+      changes: [],
+      left: [],
+    });
+  });
+
+  test.each([
+    ['started in the probation group', [record({ originals: [] })]],
+    ['was put into a Casemate group by somebody else', []],
+  ])('says that an interface has none when it %s', (_, known) => {
+    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], known, OWN);
+    expect(plan).toMatchObject({
+      changes: [],
+      left: [{ interfaceId: ENI, reason: 'NO_ORIGINAL_GROUPS' }],
+    });
+  });
+
+  test('does not report a requester-managed interface as left: it is open already', () => {
+    expect(planIsolation('workload', [anInterface({ managedBy: 'requester' })], [], OWN).left).toEqual([]);
+  });
+});
+
+describe('an interface that is detached', () => {
+  test('keeps its originals while others are planned', () => {
+    const gone = record({ id: 'eni-00000009' });
+    const plan = planIsolation('quarantine', [anInterface()], [gone], OWN);
+    expect(plan.records).toContainEqual(gone);
+    expect(plan.changes.map((c) => c.interfaceId)).toEqual([ENI]);
+  });
+
+  test('is forgotten when it has nothing to be given back', () => {
+    const gone = record({ id: 'eni-00000009', originals: null });
+    expect(planIsolation('probation', [anInterface()], [gone], OWN).records).not.toContainEqual(gone);
+  });
+
+  test('while the plan runs keeps its originals and holds nothing up', () => {
+    const settled = settleIsolation(
+      'probation',
+      [record(), record({ id: 'eni-00000009' })],
+      [anInterface({ groups: [OWN.probation] })],
+      OWN,
+    );
+    expect(settled.applied).toBe(true);
+    expect(settled.records.map((r) => [r.id, r.originals])).toEqual([
+      [ENI, ORIGINALS],
+      ['eni-00000009', ORIGINALS],
+    ]);
+  });
+
+  test('while the plan runs, with nothing to be given back, is forgotten', () => {
+    const settled = settleIsolation('workload', [record({ originals: null })], [], OWN);
+    expect(settled).toEqual({ records: [], applied: true });
+  });
+});
+
+describe('reading back', () => {
+  test('believes probation only when every interface carries exactly its group', () => {
+    const read = (groups: string[]) =>
+      settleIsolation('probation', [record()], [anInterface({ groups })], OWN).applied;
+    expect(read([OWN.probation])).toBe(true);
+    expect(read([OWN.probation, 'sg-0000aaaa'])).toBe(false);
+    expect(read([OWN.quarantine])).toBe(false);
+    expect(read(ORIGINALS)).toBe(false);
+  });
+
+  test('believes quarantine only of the quarantine group', () => {
+    const read = (groups: string[]) =>
+      settleIsolation('quarantine', [record()], [anInterface({ groups })], OWN).applied;
+    expect(read([OWN.quarantine])).toBe(true);
+    expect(read([OWN.probation])).toBe(false);
+  });
+
+  test('forgets originals once they were read back in place', () => {
+    expect(settleIsolation('workload', [record()], [anInterface()], OWN)).toEqual({
+      records: [{ id: ENI, originals: null, groups: ORIGINALS }],
+      applied: true,
+    });
+  });
+
+  test('keeps originals as long as they were not read back in place', () => {
+    const half = anInterface({ groups: [ORIGINALS[0] as string] });
+    expect(settleIsolation('workload', [record()], [half], OWN)).toEqual({
+      records: [{ id: ENI, originals: ORIGINALS, groups: half.groups }],
+      applied: false,
+    });
+  });
+
+  test('does not call an interface open that carries a Casemate group and has no originals', () => {
+    const stuck = anInterface({ groups: [OWN.probation] });
+    expect(settleIsolation('workload', [record({ originals: [] })], [stuck], OWN)).toEqual({
+      records: [record({ originals: [] })],
+      applied: false,
+    });
+    expect(settleIsolation('workload', [record({ originals: null })], [stuck], OWN).applied).toBe(false);
+  });
+
+  test('is not held up by a requester-managed interface', () => {
+    const theirs = anInterface({ managedBy: 'requester' });
+    expect(settleIsolation('quarantine', [record({ originals: null })], [theirs], OWN)).toEqual({
+      records: [record({ originals: null, groups: ORIGINALS })],
+      applied: true,
+    });
+  });
+
+  test('does not believe a profile that an interface attached meanwhile is not in', () => {
+    const late = anInterface({ id: 'eni-00000009' });
+    const settled = settleIsolation(
+      'probation',
+      [record()],
+      [anInterface({ groups: [OWN.probation] }), late],
+      OWN,
+    );
+    expect(settled.applied).toBe(false);
+  });
+});
+
+describe('any history of profiles and of interfaces that come, go and drift', () => {
+  const group = fc.constantFrom('sg-0000aaaa', 'sg-0000bbbb', 'sg-0000cccc');
+  const step = fc.oneof(
+    fc.record({
+      kind: fc.constant('profile' as const),
+      profile: fc.constantFrom<Profile>('probation', 'workload', 'quarantine'),
+      /** A change that EC2 did not take. */
+      fails: fc.boolean(),
+    }),
+    fc.record({ kind: fc.constant('detach' as const), index: fc.nat(2) }),
+    fc.record({ kind: fc.constant('attach' as const), index: fc.nat(2) }),
+  );
+
+  test('never loses an original group and never records one of its own', () => {
+    void fc.assert(
+      fc.property(
+        fc.array(fc.uniqueArray(group, { minLength: 1, maxLength: 3 }), { minLength: 3, maxLength: 3 }),
+        fc.array(step, { maxLength: 25 }),
+        (starts, steps) => {
+          const enis: ObservedInterface[] = starts.map((groups, i) =>
+            anInterface({ id: `eni-0000000${i}`, groups: [...groups] }),
+          );
+          const attached = new Set([0, 1, 2]);
+          let known: readonly InterfaceRecord[] = [];
+          for (const s of steps) {
+            if (s.kind === 'detach') attached.delete(s.index);
+            else if (s.kind === 'attach') attached.add(s.index);
+            else {
+              const present = () => enis.filter((_, i) => attached.has(i));
+              const plan = planIsolation(s.profile, present(), known, OWN);
+              known = plan.records; // stored before anything is changed
+              if (!s.fails) {
+                for (const change of plan.changes) {
+                  const i = enis.findIndex((eni) => eni.id === change.interfaceId);
+                  enis[i] = { ...(enis[i] as ObservedInterface), groups: [...change.groups] };
+                }
+              }
+              const settled = settleIsolation(s.profile, known, present(), OWN);
+              known = settled.records;
+              if (!s.fails) expect(settled.applied).toBe(true);
+            }
+            for (const [i, eni] of enis.entries()) {
+              const start = starts[i] as string[];
+              const recorded = known.find((r) => r.id === eni.id)?.originals;
+              if (recorded) expect(new Set(recorded)).toEqual(new Set(start));
+              // Either it is as it was, or what it was is on record.
+              if (!sameGroups(eni.groups, start)) expect(recorded).toBeTruthy();
+            }
+          }
+        },
+      ),
+    );
+  });
+});
+
+describe('the next item', () => {
+  const change = (overrides: Partial<Parameters<typeof nextIsolation>[1]> = {}) => ({
+    instanceId: anIsolation().instanceId,
+    profile: 'workload' as Profile,
+    applied: true,
+    mode: 'enforce' as const,
+    interfaces: anIsolation().interfaces,
+    reasons: ['POSTURE_PROVEN'],
+    now: later(60),
+    ...overrides,
+  });
+
+  test('is the very same object when nothing changed', () => {
+    const before = anIsolation();
+    expect(nextIsolation(before, change())).toBe(before);
+  });
+
+  test.each([
+    ['profile', { profile: 'quarantine' as const }],
+    ['applied', { applied: false }],
+    ['mode', { mode: 'observe' as const }],
+    ['interfaces', { interfaces: [] }],
+    ['reasons', { reasons: ['OTHER'] }],
+  ])('is another when %s changed', (_, overrides) => {
+    expect(nextIsolation(anIsolation(), change(overrides))).toMatchObject({
+      ...overrides,
+      changedAt: later(60).toISOString(),
+    });
+  });
+
+  test('keeps a decision once, however often it is applied, and the last ten, newest first', () => {
+    let item: IsolationItem | undefined;
+    for (let i = 0; i < 15; i++) {
+      for (const applied of [false, true]) {
+        const next = nextIsolation(
+          item,
+          change({ profile: i % 2 ? 'workload' : 'probation', applied, now: later(i) }),
+        );
+        item = { pk: 'isolation#', version: 1, ...next };
+      }
+    }
+    expect(item?.decisions.map((d) => d.at)).toEqual(
+      Array.from({ length: 10 }, (_, i) => later(14 - i).toISOString()),
+    );
+  });
+});
