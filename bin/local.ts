@@ -1,6 +1,7 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { EC2Client } from '@aws-sdk/client-ec2';
 import { EventBridgeClient } from '@aws-sdk/client-eventbridge';
@@ -18,7 +19,7 @@ import { CREDENTIALS, type Emulators, REGION, startEmulators } from './local/emu
 import { startEventLog } from './local/event-log.ts';
 import { createIdentityIssuer } from './local/identity-issuer.ts';
 import { startMetadata } from './local/metadata.ts';
-import { runToEnd } from './local/process.ts';
+import { removeAtEnd, runToEnd } from './local/process.ts';
 import { ensurePython } from './local/python.ts';
 import { FAILURE, keepLogs, makeScratch } from './local/scratch.ts';
 import { createNetwork, findInstance, launch, type Network, PLANS } from './local/vms.ts';
@@ -161,7 +162,7 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
       cleanups.push(() => feed.stop());
       const metadata = await startMetadata(state.issuer, (id) => findInstance(ec2, id));
       cleanups.push(() => metadata.stop());
-      const agents = startAgents({ python: state.python, emulators, outputs, metadata, folder, ec2 });
+      const agents = startAgents({ emulators, outputs, metadata, folder, ec2 });
       cleanups.push(() => agents.stop());
       state.network = await createNetwork(ec2);
       if (options.once) return; // gone before anybody could look
@@ -175,6 +176,7 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
         network: state.network,
       };
       mkdirSync(new URL('.', LOCAL_ENVIRONMENT), { recursive: true });
+      removeAtEnd(fileURLToPath(LOCAL_ENVIRONMENT));
       writeFileSync(LOCAL_ENVIRONMENT, JSON.stringify(environment, null, 2));
       cleanups.push(() => rmSync(new URL('.', LOCAL_ENVIRONMENT), { recursive: true, force: true }));
     }),

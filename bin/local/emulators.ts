@@ -58,12 +58,12 @@ export async function startEmulators(
     await Promise.all(started.map((service) => service.stop()));
   };
   try {
-    const moto = startService(python, [python, MOTO_SERVER, '-H', '127.0.0.1', '-p', String(ec2Port)], {
+    const moto = startService([python, MOTO_SERVER, '-H', '127.0.0.1', '-p', String(ec2Port)], {
       log: join(folder, 'ec2.log'),
       env: { ...baseEnvironment(), MOTO_ACCOUNT_ID: ACCOUNT },
     });
     started.push(moto);
-    const ministack = startService(python, [python, AWS_SERVER], {
+    const ministack = startService([python, AWS_SERVER], {
       log: join(folder, 'aws.log'),
       cwd: state,
       env: {

@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
@@ -18,7 +19,7 @@ export interface ProcessOptions {
   readonly signal?: AbortSignal;
 }
 
-const SUPERVISE = fileURLToPath(new URL('./supervise.py', import.meta.url));
+const WATCHDOG = fileURLToPath(new URL('./watchdog.ts', import.meta.url));
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Settings of whoever starts this that must not reach the embedded cloud: a profile, an endpoint, a path. */
@@ -41,19 +42,12 @@ export function baseEnvironment(): Record<string, string> {
   return { ...Object.fromEntries(inherited), PATH: path, NO_PROXY: noProxy, no_proxy: noProxy };
 }
 
-/** Commands under way; none outlives this process. */
-const underWay = new Set<ChildProcess>();
-process.on('exit', () => {
-  for (const child of underWay) stopGroup(child, 'SIGKILL');
-});
-
 /** Runs a command to its end, in a process group of its own. @throws ProcessError */
 export async function runToEnd(
   command: readonly [string, ...string[]],
   options: ProcessOptions,
 ): Promise<void> {
   const child = start(command, options);
-  underWay.add(child);
   const abort = () => stopGroup(child, 'SIGKILL'); // with whatever it started: none of it has anything to save
   const code = await new Promise<number | string>((resolve) => {
     child.once('error', (error) => resolve(error.message));
@@ -62,7 +56,7 @@ export async function runToEnd(
     options.signal?.addEventListener('abort', abort, { once: true });
   });
   options.signal?.removeEventListener('abort', abort);
-  underWay.delete(child);
+  watch('stopped', child.pid);
   if (code !== 0)
     throw new ProcessError(`${command.slice(0, 3).join(' ')} … ended with ${code}\n${tail(options.log)}`);
 }
@@ -75,16 +69,9 @@ export interface Service {
   stop(): Promise<void>;
 }
 
-/**
- * Starts a service in a process group of its own, supervised: it ends with this process, however that
- * ends.
- */
-export function startService(
-  python: string,
-  command: readonly [string, ...string[]],
-  options: ProcessOptions,
-): Service {
-  const child = start([python, SUPERVISE, ...command], options);
+/** Starts a service in a process group of its own. It ends with this process, however that ends. */
+export function startService(command: readonly [string, ...string[]], options: ProcessOptions): Service {
+  const child = start(command, options);
   let stopping = false;
   const ended = new Promise<void>((resolve) => {
     child.once('exit', () => resolve());
@@ -103,6 +90,7 @@ export function startService(
       stopGroup(child, 'SIGTERM');
       await Promise.race([ended, sleep(5000, undefined, { ref: false })]);
       stopGroup(child, 'SIGKILL'); // and whatever it started and did not end
+      watch('stopped', child.pid);
     },
   };
 }
@@ -111,15 +99,41 @@ function start(command: readonly [string, ...string[]], options: ProcessOptions)
   const fd = openSync(options.log, 'a', 0o600);
   try {
     const [file, ...args] = command;
-    return spawn(file, args, {
+    const child = spawn(file, args, {
       stdio: ['ignore', fd, fd],
       env: options.env ?? baseEnvironment(),
       cwd: options.cwd ?? PROJECT,
       detached: true, // it leads a group, which can be stopped as a whole
     });
+    watch('group', child.pid);
+    return child;
   } finally {
     closeSync(fd);
   }
+}
+
+let watchdog: Writable | undefined;
+
+/** Tells the watchdog, which is started with the first process or file there is to watch. */
+function watch(word: 'group' | 'stopped' | 'remove', value: number | string | undefined): void {
+  if (value === undefined) return; // it could not be started
+  if (!watchdog) {
+    const child = spawn(process.execPath, [WATCHDOG], {
+      stdio: ['pipe', 'ignore', 'ignore'],
+      detached: true,
+    });
+    child.unref(); // it must not keep this process alive: it waits for its end
+    child.on('error', () => undefined);
+    child.stdin.on('error', () => undefined); // somebody killed it: all that is lost is the help after a crash
+    (child.stdin as Socket).unref();
+    watchdog = child.stdin;
+  }
+  watchdog.write(`${word} ${value}\n`);
+}
+
+/** Has a file or folder removed when this process ends, however that ends. */
+export function removeAtEnd(path: string): void {
+  watch('remove', path);
 }
 
 function stopGroup(child: ChildProcess, signal: 'SIGTERM' | 'SIGKILL'): void {
@@ -155,15 +169,19 @@ export function freePort(): Promise<number> {
 
 /** Asks until an HTTP server answers, or the service behind it died, or time is over. */
 export async function untilAnswering(url: string, service: Service, seconds: number): Promise<void> {
+  const over = AbortSignal.timeout(seconds * 1000);
+  const asked = new AbortController();
   const answering = async () => {
-    for (const deadline = Date.now() + seconds * 1000; Date.now() < deadline; await sleep(100)) {
-      const ok = await fetch(url, { signal: AbortSignal.timeout(2000) }).then(
+    while (!asked.signal.aborted && !over.aborted) {
+      const signal = AbortSignal.any([AbortSignal.timeout(2000), asked.signal]);
+      const ok = await fetch(url, { signal }).then(
         (answer) => answer.status < 500,
         () => false,
       );
       if (ok) return;
+      await sleep(100);
     }
     throw new ProcessError(`${url} does not answer after ${seconds} s`);
   };
-  await Promise.race([answering(), service.died]);
+  await Promise.race([answering(), service.died]).finally(() => asked.abort());
 }
