@@ -86,7 +86,7 @@ async function measure(): Promise<PartResult> {
   cleanups.push(() => feed.stop());
   const metadata = await startMetadata(issuer, (id) => findInstance(ec2, id));
   cleanups.push(() => metadata.stop());
-  const agents = startAgents({ python, emulators, outputs, metadata, folder, ec2 });
+  const agents = startAgents({ emulators, outputs, metadata, folder, ec2 });
   cleanups.push(() => agents.stop());
   const network = await createNetwork(ec2);
   const table = { dynamodb: new DynamoDBClient(options), tableName: outputs['TableName'] ?? '' };
