@@ -11,7 +11,8 @@ export class ConfigError extends Error {
 const apiUrl = z.url({ abort: true }).refine(
   (text) => {
     const url = new URL(text);
-    return url.protocol === 'https:' || ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname);
+    const loopback = ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname);
+    return url.protocol === 'https:' || (url.protocol === 'http:' && loopback);
   },
   { error: 'must be https (http only on loopback)' },
 );

@@ -118,6 +118,7 @@ describe('a report is refused, recorded and announced', () => {
     ['REPORT_FOREIGN_ACCOUNT', () => report(2, { accountId: '999999999999' })],
     ['REPORT_FOREIGN_ACCOUNT', () => report(2, { region: 'us-east-1' })],
     ['REPORT_MALFORMED', () => report(2, { agentVersion: 'x'.repeat(33) })],
+    ['REPORT_MALFORMED', () => report(2, { facts: [fact('mem.swap', 'present', '\ud800')] })],
     [
       'REPORT_TIME_SKEW',
       () => report(2, { sentAt: new Date(world.now().getTime() - 301_000).toISOString() }),
@@ -242,7 +243,11 @@ describe('a posture', () => {
     await send(report(1));
     expect(posture()).toMatchObject({ verdict: 'compliant' });
     await send(report(4));
-    expect(posture()).toMatchObject({ verdict: 'unproven', reasons: ['POLICY_ERROR', 'POSTURE_PROVEN'] });
+    expect(posture()).toMatchObject({
+      verdict: 'unproven',
+      reasons: ['POLICY_ERROR'],
+      policies: ['test.erring'],
+    });
   });
 });
 
