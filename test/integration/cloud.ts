@@ -27,7 +27,7 @@ import { runToEnd } from '../../bin/local/process.ts';
 import { ensurePython } from '../../bin/local/python.ts';
 import { findInstance } from '../../bin/local/vms.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
-import { type Proxy, startProxy } from './proxy.ts';
+import { type AwsProxy, startProxy } from './proxy.ts';
 
 export const QUEUE_FUNCTIONS = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
 export type QueueFunction = (typeof QUEUE_FUNCTIONS)[number];
@@ -47,7 +47,7 @@ export interface Cloud {
   readonly emulators: Emulators;
   readonly outputs: Outputs;
   readonly metadata: MetadataServer;
-  readonly proxy: Proxy;
+  readonly proxy: AwsProxy;
   readonly ec2: EC2Client;
   readonly dynamodb: DynamoDBClient;
   readonly sqs: SQSClient;
@@ -69,10 +69,7 @@ export interface Cloud {
   sweep(): Promise<{ hinted: number; diverged: number }>;
   /** Changes settings of event-source mappings. */
   mapping(settings: Record<string, unknown>, only?: readonly QueueFunction[]): Promise<void>;
-  queueAttributes(
-    attributes: Record<string, string>,
-    only?: readonly QueueFunction[],
-  ): Promise<void>;
+  queueAttributes(attributes: Record<string, string>, only?: readonly QueueFunction[]): Promise<void>;
   /** Messages waiting and in flight. */
   depth(url: string): Promise<{ visible: number; inFlight: number }>;
   /** Takes every message out of a queue. */
@@ -123,7 +120,7 @@ export async function startCloud(): Promise<Cloud> {
   try {
     const python = await ensurePython(join(folder, 'python.log'));
     await runToEnd(['npm', 'run', '--silent', 'build:native'], { log: join(folder, 'native.log') });
-    let proxy: Proxy | undefined;
+    let proxy: AwsProxy | undefined;
     const emulators = await timed('emulators', () =>
       startEmulators(python, folder, async (real) => {
         proxy = await startProxy(real, folder);
@@ -277,6 +274,8 @@ export async function startCloud(): Promise<Cloud> {
       },
       stop,
     };
+    // Six minutes on AWS, where nobody waits for a test: what lost a race of two workers comes back sooner.
+    await cloud.queueAttributes({ VisibilityTimeout: '10' });
     return cloud;
   } catch (error) {
     await stop();
@@ -302,7 +301,8 @@ async function deployed(
     if (found.length !== 1 || !found[0]) throw new Error(`${found.length} resources are called ${id}`);
     return found[0].physical;
   };
-  const pascal = (name: string) => name.replace(/(?:^|-)([a-z])/g, (_, letter: string) => letter.toUpperCase());
+  const pascal = (name: string) =>
+    name.replace(/(?:^|-)([a-z])/g, (_, letter: string) => letter.toUpperCase());
   const url = (physical: string) =>
     physical.startsWith('http') ? physical : `${emulators.aws}/${ACCOUNT}/${physical}`;
   const of = (name: QueueFunction): Deployed => ({
