@@ -193,7 +193,7 @@ export class Casemate extends Construct {
         name: 'sweep',
         description: 'looks at everything, and drives again what did not converge',
         timeout: Duration.minutes(4),
-        memorySize: 512,
+        memorySize: 1024,
         environment: { ...table, ...mode, OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl },
         decidesByPolicy: false,
       }),

@@ -60,6 +60,8 @@ export interface EvidenceContext {
 export interface EvidenceOutcome {
   readonly attestations: readonly Attestation[];
   readonly refusals: readonly { readonly format: string; readonly reasons: readonly ReasonCode[] }[];
+  /** Chains that verified, leaf first: nothing else may be remembered for others. */
+  readonly verifiedChains: readonly (readonly string[])[];
 }
 
 /**
@@ -88,6 +90,7 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
   };
   const attestations: Attestation[] = [];
   const refusals: { format: string; reasons: readonly ReasonCode[] }[] = [];
+  const verifiedChains: (readonly string[])[] = [];
   const settle = (verdict: Verdict, format: Attestation['format'], value: string) => {
     if (!verdict.accepted || verdict.evidenceId === null) {
       refusals.push({ format, reasons: verdict.reasons });
@@ -122,6 +125,7 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
         context.vm.observation.amdSevSnp === 'enabled',
       );
       settle(verdict, 'snp', verdict.claims?.measurement ?? '');
+      if (verdict.accepted) verifiedChains.push(item.certificates);
     }
     if (item.format === 'tpm') {
       const proof: KeyProof = nitro ? { kind: 'nitrotpm', verdict: nitro } : { kind: 'none' };
@@ -139,7 +143,7 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
       settle(verdict, 'tpm', verdict.claims?.key ?? '');
     }
   }
-  return { attestations, refusals };
+  return { attestations, refusals, verifiedChains };
 }
 
 /**
