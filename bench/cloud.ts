@@ -280,6 +280,7 @@ async function answer(request: Request): Promise<unknown> {
       return run(request.input);
     }
     case 'dynamodb': {
+      // biome-ignore lint/performance/noDynamicNamespaceImportAccess: whatever the functions send
       const Command = dynamodbCommands[request.command as 'PutItemCommand'];
       return table.client.send(new Command(request.input));
     }

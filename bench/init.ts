@@ -5,7 +5,7 @@
  * clients and instantiates Cedar's wasm; both without Cedar ("wasm apart"); and Cedar's own share.
  */
 import { execFile } from 'node:child_process';
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
@@ -58,6 +58,11 @@ async function variantsOf(fn: DeployedFunction): Promise<ReadonlyMap<Variant, UR
   if (fn.decidesByPolicy) {
     copyFileSync(join(fn.folder, 'cedar_wasm_bg.wasm'), join(fn.folder, 'bare', 'cedar_wasm_bg.wasm'));
     variants.set('own-without-cedar', put('own-without-cedar', (await withoutCedar(fn.name)).code));
+    // What else lies beside the bundle is read as ever; of the wasm nothing.
+    cpSync(join(fn.folder, 'policies'), join(fn.folder, 'own-without-cedar', 'policies'), {
+      recursive: true,
+    });
+    writeFileSync(join(fn.folder, 'own-without-cedar', 'cedar_wasm_bg.wasm'), '');
     const apart = await bareBundle(imports, { packages: (name) => !isCedar(name) });
     variants.set('bare-without-cedar', put('bare-without-cedar', apart.code));
   }

@@ -11,10 +11,11 @@ export interface Item {
   readonly met: boolean | null;
 }
 
-/** The most that a ratio or a value may be, or the least that a ratio may be. */
-export type Bar =
-  | { readonly of: 'ratio' | 'value'; readonly max: number }
-  | { readonly of: 'ratio' | 'value'; readonly min: number };
+/** The most that the value, or its ratio to the other, may be. */
+export interface Bar {
+  readonly of: 'ratio' | 'value';
+  readonly max: number;
+}
 
 /** What a part prints on standard output. */
 export type PartResult =
@@ -30,7 +31,7 @@ export function item(
   const { other = null, bar = null } = against;
   const ratio = other && other.value > 0 ? value / other.value : null;
   const judged = bar?.of === 'ratio' ? ratio : value;
-  const met = bar === null || judged === null ? null : 'max' in bar ? judged <= bar.max : judged >= bar.min;
+  const met = bar === null || judged === null ? null : judged <= bar.max;
   return {
     name,
     value: significant(value),

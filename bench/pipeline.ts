@@ -229,7 +229,7 @@ function handlersOn(sending: Sending): Readonly<Record<QueueName, () => QueueHan
     eventbridge.send = sending(name, 'eventbridge') as typeof eventbridge.send;
     sqs.send = sending(name, 'sqs') as typeof sqs.send;
     return {
-      logger: new Logger({ serviceName: name, logLevel: 'INFO' }),
+      logger: new Logger({ serviceName: name, logLevel: 'SILENT' }),
       metrics: new Metrics({ namespace: 'Casemate', serviceName: name, logger: QUIET }),
       sqs,
       rejectedQueueUrl: `https://sqs.${REGION}.amazonaws.com/${ACCOUNT}/rejected`,

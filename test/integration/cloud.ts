@@ -27,7 +27,7 @@ import { runToEnd } from '../../bin/local/process.ts';
 import { ensurePython } from '../../bin/local/python.ts';
 import { findInstance } from '../../bin/local/vms.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
-import { type Proxy, startProxy } from './proxy.ts';
+import { type AwsProxy, startProxy } from './proxy.ts';
 
 export const QUEUE_FUNCTIONS = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
 export type QueueFunction = (typeof QUEUE_FUNCTIONS)[number];
@@ -47,7 +47,7 @@ export interface Cloud {
   readonly emulators: Emulators;
   readonly outputs: Outputs;
   readonly metadata: MetadataServer;
-  readonly proxy: Proxy;
+  readonly proxy: AwsProxy;
   readonly ec2: EC2Client;
   readonly dynamodb: DynamoDBClient;
   readonly sqs: SQSClient;
@@ -120,7 +120,7 @@ export async function startCloud(): Promise<Cloud> {
   try {
     const python = await ensurePython(join(folder, 'python.log'));
     await runToEnd(['npm', 'run', '--silent', 'build:native'], { log: join(folder, 'native.log') });
-    let proxy: Proxy | undefined;
+    let proxy: AwsProxy | undefined;
     const emulators = await timed('emulators', () =>
       startEmulators(python, folder, async (real) => {
         proxy = await startProxy(real, folder);
@@ -274,6 +274,8 @@ export async function startCloud(): Promise<Cloud> {
       },
       stop,
     };
+    // Six minutes on AWS, where nobody waits for a test: what lost a race of two workers comes back sooner.
+    await cloud.queueAttributes({ VisibilityTimeout: '10' });
     return cloud;
   } catch (error) {
     await stop();

@@ -34,7 +34,7 @@ export type Fate =
 export type Rule = (call: Call) => Fate | undefined;
 
 /** AWS as the functions' workers see it: the emulators behind something that can count, fail and kill. */
-export interface Proxy {
+export interface AwsProxy {
   readonly aws: string;
   readonly ec2: string;
   /** Every call since the last `forget`, in order of arrival. */
@@ -42,6 +42,8 @@ export interface Proxy {
   forget(): void;
   /** @returns what takes the rule away again */
   rule(rule: Rule): () => void;
+  /** Takes every rule and listener away. */
+  clearRules(): void;
   /** Told of every answer of an emulator. @returns what takes the listener away again */
   onAnswer(listener: (call: Call, answer: string) => void): () => void;
   readonly kills: readonly Call[];
@@ -58,7 +60,7 @@ export function mutates(call: Call): boolean {
 export async function startProxy(
   emulators: { aws: string; ec2: string },
   workersFolder: string,
-): Promise<Proxy> {
+): Promise<AwsProxy> {
   const calls: Call[] = [];
   const kills: Call[] = [];
   const rules = new Set<Rule>();
@@ -73,9 +75,9 @@ export async function startProxy(
     let worker = workers.get(asked.socket);
     if (!worker) {
       worker = workerBehind(asked.socket, workersFolder);
-      workers.set(asked.socket, worker);
+      if (worker) workers.set(asked.socket, worker);
     }
-    if (dead.has(worker.pid)) return void asked.socket.destroy(); // sent before it died, read after
+    if (!worker || dead.has(worker.pid)) return void asked.socket.destroy(); // sent before it died, read after
     const call: Call = { ...worker, operation: operationOf(asked, body), body: decoded(asked, body) };
     calls.push(call);
     let fate: Fate | undefined;
@@ -128,6 +130,10 @@ export async function startProxy(
     kills,
     forget: () => void calls.splice(0),
     rule: (rule) => taken(rules, rule),
+    clearRules() {
+      rules.clear();
+      listeners.clear();
+    },
     onAnswer: (listener) => taken(listeners, listener),
     async stop() {
       stopping.abort();
@@ -215,14 +221,18 @@ const WORKER = /ministack-lambda-\w+-Casemate([A-Za-z]+?)Function[^/]*\/_worker/
 
 /**
  * The worker process at the other end of a connection on loopback: the kernel tells which socket has that
- * port, and which process has that socket.
+ * port, and which process has that socket. Undefined when the worker has died.
  */
-function workerBehind(socket: Socket, workersFolder: string): Worker {
-  const port = (socket.remotePort ?? 0).toString(16).toUpperCase().padStart(4, '0');
-  const row = readFileSync('/proc/net/tcp', 'utf8')
-    .split('\n')
-    .find((line) => line.trim().split(/\s+/)[1] === `0100007F:${port}`);
-  const link = `socket:[${row?.trim().split(/\s+/)[9]}]`;
+function workerBehind(socket: Socket, workersFolder: string): Worker | undefined {
+  const loopback = (port = 0) => `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+  const inode = () =>
+    readFileSync('/proc/net/tcp', 'utf8')
+      .split('\n')
+      .map((line) => line.trim().split(/\s+/))
+      .find(([, from, to]) => from === loopback(socket.remotePort) && to === loopback(socket.localPort))?.[9];
+  const had = inode();
+  if (had === undefined || had === '0') return undefined; // closed, and nobody has it any more
+  const link = `socket:[${had}]`;
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
     try {
@@ -241,6 +251,7 @@ function workerBehind(socket: Socket, workersFolder: string): Worker {
       // ended meanwhile
     }
   }
+  if (inode() !== had) return undefined; // died while this looked for it
   throw new Error(`no worker below ${workersFolder} has port ${socket.remotePort}`);
 }
 
