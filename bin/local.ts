@@ -134,9 +134,16 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
       state.python = await ensurePython(join(folder, 'python.log'), interrupted.signal);
     }),
     step('Native probe', 'native', async () => {
+      const { signal } = interrupted;
       await runToEnd(['npm', 'run', '--silent', 'build:native'], {
         log: join(folder, 'native.log'),
-        signal: interrupted.signal,
+        signal,
+      }).catch((cause: Error) => {
+        if (signal.aborted) throw cause;
+        throw new Error(
+          `it does not build; it needs a C compiler and make (Debian: apt-get install build-essential)\n${cause.message}`,
+          { cause },
+        );
       });
     }),
     step('AWS emulators', 'emulators', async (state) => {

@@ -49,16 +49,21 @@ export async function runToEnd(
 ): Promise<void> {
   const child = start(command, options);
   const abort = () => stopGroup(child, 'SIGKILL'); // with whatever it started: none of it has anything to save
-  const code = await new Promise<number | string>((resolve) => {
-    child.once('error', (error) => resolve(error.message));
-    child.once('exit', (status, signal) => resolve(status ?? signal ?? 'unknown'));
-    if (options.signal?.aborted) abort();
-    options.signal?.addEventListener('abort', abort, { once: true });
-  });
+  if (options.signal?.aborted) abort();
+  options.signal?.addEventListener('abort', abort, { once: true });
+  const code = await ending(child);
   options.signal?.removeEventListener('abort', abort);
   watch('stopped', child.pid);
   if (code !== 0)
     throw new ProcessError(`${command.slice(0, 3).join(' ')} … ended with ${code}\n${tail(options.log)}`);
+}
+
+/** How a process ends: its exit status, the signal that ended it, or why it did not start. */
+function ending(child: ChildProcess): Promise<number | string> {
+  return new Promise((resolve) => {
+    child.once('error', (error) => resolve(error.message));
+    child.once('exit', (status, signal) => resolve(status ?? signal ?? 'unknown'));
+  });
 }
 
 /** A command that runs until it is stopped. */
@@ -73,13 +78,11 @@ export interface Service {
 export function startService(command: readonly [string, ...string[]], options: ProcessOptions): Service {
   const child = start(command, options);
   let stopping = false;
-  const ended = new Promise<void>((resolve) => {
-    child.once('exit', () => resolve());
-    child.once('error', () => resolve());
-  });
-  const died = ended.then((): never => {
+  const ended = ending(child);
+  const died = ended.then((how): never => {
     if (stopping) return undefined as never;
-    throw new ProcessError(`${command[0]} ended by itself\n${tail(options.log)}`);
+    const name = command.slice(0, 2).join(' ');
+    throw new ProcessError(`${name} ended by itself with ${how}\n${tail(options.log)}`);
   });
   died.catch(() => undefined); // seen by whoever awaits it
   return {

@@ -87,13 +87,13 @@ describe('a service', () => {
 
   test('tells when it ends by itself', async () => {
     const service = startService(['sh', '-c', 'echo out of memory; exit 1'], { log });
-    await expect(service.died).rejects.toThrow(/^sh ended by itself\n(.*\n)*out of memory$/);
+    await expect(service.died).rejects.toThrow(/^sh -c ended by itself with 1\n(.*\n)*out of memory$/);
   });
 
   test('is not waited for when it died', async () => {
     const service = startService(['false'], { log });
     await expect(untilAnswering('http://127.0.0.1:1/', service, 60)).rejects.toThrow(
-      /^false ended by itself/,
+      /^false ended by itself with 1/,
     );
   });
 
