@@ -1,11 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
-import {
-  type Attestation,
-  chainAbove,
-  type EvidenceRoots,
-  judgeEvidence,
-} from '../../lib/domain/attestation.ts';
+import type { Attestation } from '../../lib/domain/attestation.ts';
 import {
   COLLATERAL_SECONDS,
   type CollateralItem,
@@ -16,6 +11,7 @@ import { challengeItem, challengeKey, challengeRefusal } from '../../lib/domain/
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
 import { AGENT_SOURCE } from '../../lib/domain/events.ts';
 import type { EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
+import { chainAbove, type EvidenceRoots, judgeEvidence } from '../../lib/domain/evidence-judgement.ts';
 import {
   type AskPosturePolicy,
   foldEvidence,
