@@ -26,6 +26,8 @@ export const configSchema = z.strictObject({
   stateDir: z.string().min(1).default('/var/lib/casemate'),
   metadataEndpoint: z.url().default('http://169.254.169.254'),
   reportIntervalSeconds: z.number().int().min(1).max(3600).default(300),
+  /** How often hardware that can sign is asked to; well below the age at which evidence grows old. */
+  evidenceIntervalSeconds: z.number().int().min(1).max(86_400).default(1800),
   /** Reports that wait while the bus is away; beyond it the oldest are dropped. */
   spoolMax: z.number().int().min(1).max(100_000).default(2000),
   /** A recorded machine to probe in place of this one. */

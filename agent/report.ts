@@ -23,7 +23,13 @@ export function readBootId(): string {
 }
 
 /** Measures this machine and makes the next report of this boot out of it. */
-export function measure(config: AgentConfig, identity: Identity, bootId: string, now: Date): UnsentReport {
+export function measure(
+  config: AgentConfig,
+  identity: Identity,
+  bootId: string,
+  now: Date,
+  signed: Pick<UnsentReport, 'nonce' | 'evidence'> = {},
+): UnsentReport {
   return {
     schema: 'casemate.report/1',
     accountId: identity.accountId,
@@ -34,6 +40,7 @@ export function measure(config: AgentConfig, identity: Identity, bootId: string,
     observedAt: now.toISOString(),
     agentVersion: AGENT_VERSION,
     facts: probe(config.machine).facts,
+    ...signed,
   };
 }
 

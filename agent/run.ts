@@ -3,6 +3,7 @@ import type { EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { type Api, RefusedError } from './api.ts';
 import type { AgentConfig } from './config.ts';
 import { enrol, isEnrolled } from './enrol.ts';
+import { canAttest, collectEvidence, SOURCES } from './evidence.ts';
 import type { AgentKey } from './key.ts';
 import { explain, log } from './log.ts';
 import type { Identity } from './metadata.ts';
@@ -36,9 +37,20 @@ export async function run(parts: AgentParts, stop: AbortSignal): Promise<void> {
     const spool = openSpool(config.stateDir, config.spoolMax);
     let failures = 0;
     let dueAt = 0;
+    let evidenceDueAt = 0;
     while (!stop.aborted) {
       if (Date.now() >= dueAt) {
-        const dropped = spool.add(measure(config, identity, bootId, new Date()));
+        let signed: Awaited<ReturnType<typeof collectEvidence>> | undefined;
+        if (Date.now() >= evidenceDueAt && canAttest(SOURCES)) {
+          try {
+            signed = await collectEvidence(parts.api, config, identity, key, SOURCES);
+            evidenceDueAt = Date.now() + config.evidenceIntervalSeconds * 1000;
+          } catch (error) {
+            // The report goes out without; the next one tries again.
+            log(`no evidence: ${explain(error)}`);
+          }
+        }
+        const dropped = spool.add(measure(config, identity, bootId, new Date(), signed));
         if (dropped > 0) log(`spool full: ${dropped} oldest reports dropped`);
         // A fleet that booted together must not report together for ever.
         dueAt = Date.now() + config.reportIntervalSeconds * 1000 * (0.9 + 0.2 * Math.random());

@@ -1,4 +1,6 @@
-import { readFileSync } from 'node:fs';
+import { X509Certificate } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { type EvidencePolicies, parsePolicyFile } from '../lib/domain/evidence/policy-file.ts';
 import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../lib/policy/engine.ts';
 
 /** The engine out of the files that lie beside the bundle: Cedar's wasm, and the folder of policies. */
@@ -7,4 +9,25 @@ export function bundledPolicyEngine(): PolicyEngine {
     readFileSync(new URL('./cedar_wasm_bg.wasm', import.meta.url)),
     readPolicySources(new URL('./policies/', import.meta.url)),
   );
+}
+
+/** What is demanded of evidence: policies/evidence.json over safe defaults. @throws PolicyFileError */
+export function bundledEvidencePolicies(): EvidencePolicies {
+  return parsePolicyFile(
+    JSON.parse(readFileSync(new URL('./policies/evidence.json', import.meta.url), 'utf8')),
+  );
+}
+
+/** The certificates of policies/ca: a file may hold several. */
+export function bundledAuthorities(): readonly X509Certificate[] {
+  const folder = new URL('./policies/ca/', import.meta.url);
+  return readdirSync(folder)
+    .filter((name) => name.endsWith('.pem'))
+    .flatMap(
+      (name) =>
+        readFileSync(new URL(name, folder), 'utf8').match(
+          /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g,
+        ) ?? [],
+    )
+    .map((pem) => new X509Certificate(pem));
 }

@@ -67,7 +67,10 @@ export function viewOf(record: VmRecord, now: Date): VmView {
       ? {
           verdict: standing.verdict,
           reasons: standing.reasons,
-          facts: { ...claimed, ...assertedOnly(policyFacts({ facts: posture?.facts ?? [] }, vm)) },
+          facts: {
+            ...claimed,
+            ...assertedOnly(policyFacts({ facts: posture?.facts ?? [] }, vm, posture?.attestations ?? [])),
+          },
         }
       : { verdict: 'not-managed', reasons: vm.decision.reasons, facts: {} },
   };

@@ -13,7 +13,6 @@ import { MACHINE_TAG, MACHINES, PROTECT_TAG } from './vms.ts';
 const AGENT = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
 
 export interface AgentSurroundings {
-  readonly python: string;
   readonly emulators: Emulators;
   readonly outputs: Outputs;
   readonly metadata: MetadataServer;
@@ -78,7 +77,7 @@ function startAgent(surroundings: AgentSurroundings, id: string, machine: string
   mkdirSync(home, { recursive: true, mode: 0o700 });
   const root = join(home, 'machine');
   if (machine && !existsSync(root)) cpSync(join(MACHINES, machine), root, { recursive: true });
-  const config: Omit<AgentConfig, 'spoolMax'> = {
+  const config: Omit<AgentConfig, 'spoolMax' | 'evidenceIntervalSeconds'> = {
     region: REGION,
     // By path: `{api}.execute-api` names need not resolve on this machine.
     apiUrl: `${emulators.aws}/restapis/${outputs['ApiId']}/v1/_user_request_`,
@@ -90,7 +89,7 @@ function startAgent(surroundings: AgentSurroundings, id: string, machine: string
   };
   const configFile = join(home, 'agent.json');
   writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
-  return startService(surroundings.python, [process.execPath, AGENT, 'run', '--config', configFile], {
+  return startService([process.execPath, AGENT, 'run', '--config', configFile], {
     log: join(home, 'agent.log'),
     env: awsEnvironment(emulators),
   });

@@ -22,9 +22,7 @@ export interface Emulators {
 }
 
 /** What a process needs to take the emulators for AWS. */
-export function awsEnvironment(
-  emulators: Pick<Emulators, 'aws' | 'ec2'>,
-): Record<string, string | undefined> {
+export function awsEnvironment(emulators: Pick<Emulators, 'aws' | 'ec2'>): Record<string, string> {
   return {
     ...baseEnvironment(),
     AWS_ENDPOINT_URL: emulators.aws,
@@ -34,35 +32,43 @@ export function awsEnvironment(
     AWS_DEFAULT_REGION: REGION,
     AWS_ACCESS_KEY_ID: CREDENTIALS.accessKeyId,
     AWS_SECRET_ACCESS_KEY: CREDENTIALS.secretAccessKey,
-    AWS_SESSION_TOKEN: undefined,
-    AWS_PROFILE: undefined,
     AWS_EC2_METADATA_DISABLED: 'true',
   };
 }
 
-/** Starts the emulators on free ports of loopback, their state and logs below `folder`. */
-export async function startEmulators(python: string, folder: string): Promise<Emulators> {
+/**
+ * Starts the emulators on free ports of loopback, their state and logs below `folder`.
+ *
+ * @param between gives the endpoints that the functions see instead of the emulators' own: tests put
+ * something there that can fail a call, or end the function in the middle of one
+ */
+export async function startEmulators(
+  python: string,
+  folder: string,
+  between?: (emulators: Pick<Emulators, 'aws' | 'ec2'>) => Promise<Pick<Emulators, 'aws' | 'ec2'>>,
+): Promise<Emulators> {
   const [awsPort, ec2Port] = [await freePort(), await freePort()];
   const aws = `http://127.0.0.1:${awsPort}`;
   const ec2 = `http://127.0.0.1:${ec2Port}`;
   const state = join(folder, 'aws');
   mkdirSync(state, { recursive: true });
+  const seenByFunctions = (await between?.({ aws, ec2 })) ?? { aws, ec2 };
   const started: Service[] = [];
   const stop = async () => {
     await Promise.all(started.map((service) => service.stop()));
   };
   try {
-    const moto = startService(python, [python, MOTO_SERVER, '-H', '127.0.0.1', '-p', String(ec2Port)], {
+    const moto = startService([python, MOTO_SERVER, '-H', '127.0.0.1', '-p', String(ec2Port)], {
       log: join(folder, 'ec2.log'),
       env: { ...baseEnvironment(), MOTO_ACCOUNT_ID: ACCOUNT },
     });
     started.push(moto);
-    const ministack = startService(python, [python, AWS_SERVER], {
+    const ministack = startService([python, AWS_SERVER], {
       log: join(folder, 'aws.log'),
       cwd: state,
       env: {
         // The functions' workers inherit this: their EC2 is moto.
-        ...awsEnvironment({ aws, ec2 }),
+        ...awsEnvironment(seenByFunctions),
         BIND_HOST: '127.0.0.1',
         MINISTACK_HOST: '127.0.0.1',
         GATEWAY_PORT: String(awsPort),

@@ -17,6 +17,7 @@ const oid = {
   contentType: '1.2.840.113549.1.9.3',
   messageDigest: '1.2.840.113549.1.9.4',
   signingTime: '1.2.840.113549.1.9.5',
+  algorithmProtection: '1.2.840.113549.1.9.52',
   sha256: '2.16.840.1.101.3.4.2.1',
   sha256WithRsa: '1.2.840.113549.1.1.11',
 } as const;
@@ -61,14 +62,15 @@ export async function createIdentityIssuer(region: string): Promise<IdentityIssu
     certificatePem: `${certificate.toString('pem')}\n`,
     issue: async (document) => {
       const content = Buffer.from(JSON.stringify(document, null, 2));
-      const attributes = [
+      const attributes = sorted([
         attribute(oid.contentType, new asn1js.ObjectIdentifier({ value: oid.data })),
         attribute(oid.signingTime, new asn1js.UTCTime({ valueDate: new Date() })),
+        attribute(oid.algorithmProtection, algorithmProtection()),
         attribute(
           oid.messageDigest,
           new asn1js.OctetString({ valueHex: createHash('sha256').update(content).digest() }),
         ),
-      ];
+      ]);
       const signature = sign(
         'sha256',
         new Uint8Array(new asn1js.Set({ value: attributes }).toBER()),
@@ -137,6 +139,20 @@ function explicitZero(value: asn1js.AsnType): asn1js.Constructed {
 
 function algorithmIdentifier(name: string): asn1js.Sequence {
   return new asn1js.Sequence({ value: [new asn1js.ObjectIdentifier({ value: name })] });
+}
+
+/** RFC 6211: what newer documents of EC2 sign of the algorithms that stand outside the signature. */
+function algorithmProtection(): asn1js.Sequence {
+  const signature = new asn1js.Constructed({
+    idBlock: { tagClass: 3, tagNumber: 1 },
+    value: [new asn1js.ObjectIdentifier({ value: oid.sha256WithRsa })],
+  });
+  return new asn1js.Sequence({ value: [algorithmIdentifier(oid.sha256), signature] });
+}
+
+/** DER orders the elements of a SET OF by their encodings (X.690 §11.6). */
+function sorted(values: asn1js.AsnType[]): asn1js.AsnType[] {
+  return values.toSorted((a, b) => Buffer.compare(Buffer.from(a.toBER()), Buffer.from(b.toBER())));
 }
 
 function attribute(type: string, value: asn1js.AsnType): asn1js.Sequence {

@@ -132,7 +132,7 @@ export async function putVersioned<T extends object>(
  *
  * @throws VersionConflictError when it is there already
  */
-export async function create(table: Table, item: { readonly pk: string } & object): Promise<void> {
+export async function create<T extends { readonly pk: string }>(table: Table, item: T): Promise<void> {
   try {
     await table.client.send(
       new PutItemCommand({ TableName: table.name, ...conditionalPut(item, undefined) }),
@@ -184,26 +184,32 @@ function conditionalPut(item: object, readVersion: number | undefined) {
 }
 
 /**
- * Marks a challenge as used by one conditional write.
+ * Marks a challenge as used by one conditional write. Where a message is delivered again after a crash,
+ * `usedBy`, a digest of what answers the challenge, lets that very same answer use it again.
  *
  * @returns false when it is unknown, used, expired, or another VM's or purpose's
  */
 export async function consumeChallenge(
   table: Table,
   pk: string,
-  want: { readonly instanceId: string; readonly purpose: string; readonly now: Date },
+  want: {
+    readonly instanceId: string;
+    readonly purpose: string;
+    readonly usedBy?: string;
+    readonly now: Date;
+  },
 ): Promise<boolean> {
   try {
     await table.client.send(
       new UpdateItemCommand({
         TableName: table.name,
         Key: marshall({ pk }),
-        UpdateExpression: 'SET used = :true',
-        ConditionExpression:
-          'used = :false AND expiresAtMs > :now AND instanceId = :instance AND purpose = :purpose',
+        UpdateExpression: want.usedBy === undefined ? 'SET used = :true' : 'SET used = :true, usedBy = :by',
+        ConditionExpression: `${want.usedBy === undefined ? 'used = :false' : '(used = :false OR usedBy = :by)'} AND expiresAtMs > :now AND instanceId = :instance AND purpose = :purpose`,
         ExpressionAttributeValues: marshall({
           ':true': true,
           ':false': false,
+          ...(want.usedBy === undefined ? {} : { ':by': want.usedBy }),
           ':now': want.now.getTime(),
           ':instance': want.instanceId,
           ':purpose': want.purpose,
@@ -217,9 +223,32 @@ export async function consumeChallenge(
   }
 }
 
-/** Every item of the table, page by page; eventually consistent, for listing and sweeping. */
+/** What a sweep decides by: all but facts, evidence and past decisions, which are most of a posture's bytes. */
+const SWEPT = [
+  'pk version instanceId observation firstSeenAt managed leavingScope decision missingSince gone',
+  'disk volumeId generations standing contradicted refusals verdict reasons policies validUntil decidedAt',
+  'profile applied mode interfaces changedAt evidenceRefusal',
+].flatMap((line) => line.split(' '));
+
+/**
+ * The items that a sweep decides by, page by page, eventually consistent. What was left out is given back
+ * empty, so that the items keep their shape.
+ */
 export async function* scanItems(table: Table): AsyncGenerator<Record<string, unknown>> {
-  for await (const page of paginateScan({ client: table.client }, { TableName: table.name })) {
-    for (const row of page.Items ?? []) yield unmarshall(row);
+  const scan = {
+    TableName: table.name,
+    ProjectionExpression: SWEPT.map((_, i) => `#a${i}`).join(', '),
+    ExpressionAttributeNames: Object.fromEntries(SWEPT.map((name, i) => [`#a${i}`, name])),
+    FilterExpression: 'NOT begins_with(#a0, :nonce) AND NOT begins_with(#a0, :collateral)',
+    ExpressionAttributeValues: { ':nonce': { S: 'nonce#' }, ':collateral': { S: 'collateral#' } },
+  };
+  for await (const page of paginateScan({ client: table.client }, scan)) {
+    for (const row of page.Items ?? []) {
+      const item: Record<string, unknown> = unmarshall(row);
+      const pk = String(item['pk']);
+      if (pk.startsWith('posture#')) yield { ...item, facts: [], attestations: [], decisions: [] };
+      else if (pk.startsWith('isolation#')) yield { ...item, decisions: [] };
+      else yield item;
+    }
   }
 }

@@ -7,6 +7,7 @@ export const readConfig = (environment?: Record<string, string>) =>
       ...queueDriven,
       API_ORIGIN: apiOrigin,
       REPORT_MAX_AGE_SECONDS: z.coerce.number().int().min(60).max(86_400).default(900),
+      EVIDENCE_MAX_AGE_SECONDS: z.coerce.number().int().min(60).max(604_800).default(7200),
     },
     environment,
   );

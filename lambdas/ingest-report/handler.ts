@@ -1,8 +1,20 @@
+import type { X509Certificate } from 'node:crypto';
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
+import type { Attestation } from '../../lib/domain/attestation.ts';
+import {
+  COLLATERAL_SECONDS,
+  type CollateralItem,
+  collateralItem,
+  collateralKey,
+} from '../../lib/domain/collateral.ts';
+import { challengeItem, challengeKey, challengeRefusal } from '../../lib/domain/enrolment.ts';
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
 import { AGENT_SOURCE } from '../../lib/domain/events.ts';
+import type { EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
+import { chainAbove, type EvidenceRoots, judgeEvidence } from '../../lib/domain/evidence-judgement.ts';
 import {
   type AskPosturePolicy,
+  foldEvidence,
   foldReport,
   INITIAL_POSTURE,
   type PostureItem,
@@ -17,10 +29,19 @@ import {
   enrolItem,
   judgeReport,
   MAX_PAYLOAD_CHARS,
+  type ReportPayload,
 } from '../../lib/domain/report.ts';
 import { type VmItem, vmItem } from '../../lib/domain/vm.ts';
 import { cedarFacts, type PolicyEngine } from '../../lib/policy/engine.ts';
-import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
+import {
+  consumeChallenge,
+  create,
+  getItems,
+  type Items,
+  putVersioned,
+  type Table,
+  VersionConflictError,
+} from '../aws/dynamodb.ts';
 import type { Announce } from '../aws/eventbridge.ts';
 import { createQueueHandler, oncePerVm, type QueueDeps, type Work } from '../queue-function.ts';
 import { parseVmChanged } from '../vm-changed.ts';
@@ -31,6 +52,12 @@ export interface Deps extends QueueDeps {
   readonly policy: PolicyEngine;
   readonly apiOrigin: string;
   readonly reportMaxAgeSeconds: number;
+  readonly evidenceMaxAgeSeconds: number;
+  readonly evidencePolicies: EvidencePolicies;
+  /** Configured CA certificates, for evidence that brings its leaf alone. */
+  readonly authorities: readonly X509Certificate[];
+  /** A test hierarchy in place of the vendors' roots. */
+  readonly evidenceRoots?: EvidenceRoots;
   readonly now: () => Date;
 }
 
@@ -113,6 +140,11 @@ async function converge(
       receivedAt,
     });
     posture = foldReport(posture, judgement, receivedAt);
+    if (judgement.kind === 'accept' && judgement.payload.evidence && vm && enrolment) {
+      const outcome = await verifyEvidence(deps, vm, enrolment, judgement.payload, receivedAt);
+      posture = foldEvidence(posture, outcome, receivedAt);
+      refused.push(...outcome.refusals);
+    }
     deps.metrics.addMetric(METRIC_OF[judgement.kind], MetricUnit.Count, 1);
     if (judgement.kind === 'refuse') refused.push(judgement.reason);
   }
@@ -125,7 +157,14 @@ async function converge(
   }
   if (!vm?.managed) return;
   const next = reassess(
-    { vm, enrolment, posture, maxAgeSeconds: deps.reportMaxAgeSeconds, now },
+    {
+      vm,
+      enrolment,
+      posture,
+      maxAgeSeconds: deps.reportMaxAgeSeconds,
+      evidenceMaxAgeSeconds: deps.evidenceMaxAgeSeconds,
+      now,
+    },
     askPolicy(deps.policy, vm),
   );
   const verdictChanged = known?.verdict !== next.verdict || known.reasons.join() !== next.reasons.join();
@@ -144,6 +183,70 @@ async function converge(
       validUntil: next.validUntil,
     },
   });
+}
+
+/** Consumes the challenge that the evidence answers, verifies the evidence, and remembers its chain. */
+async function verifyEvidence(
+  deps: Deps,
+  vm: VmItem,
+  enrolment: EnrolItem,
+  payload: ReportPayload,
+  receivedAt: Date,
+): Promise<{ readonly attestations: readonly Attestation[]; readonly refusals: readonly string[] }> {
+  const { instanceId } = vm.observation;
+  const nonce = Buffer.from(payload.nonce ?? '', 'base64');
+  const want = { instanceId, purpose: 'report', now: receivedAt };
+  const pk = challengeKey(nonce);
+  // Bound to this report, so that a redelivery after a crash finds its own challenge consumed by itself.
+  const usedBy = `${payload.bootId}/${payload.sequence}`;
+  if (!(await consumeChallenge(deps.table, pk, { ...want, usedBy }))) {
+    const challenge = (await getItems(deps.table, [pk], challengeItem)).get(pk);
+    return { attestations: [], refusals: [challengeRefusal(challenge, want) ?? 'CHALLENGE_USED'] };
+  }
+  const leaves = (payload.evidence ?? []).flatMap((item) =>
+    item.format === 'snp' ? item.certificates.slice(0, 1) : [],
+  );
+  const known = await getItems(deps.table, leaves.map(collateralKey), collateralItem);
+  const outcome = judgeEvidence(payload, {
+    vm,
+    agentPublicKey: Buffer.from(enrolment.publicKey, 'base64'),
+    apiOrigin: deps.apiOrigin,
+    receivedAt,
+    policies: deps.evidencePolicies,
+    roots: deps.evidenceRoots,
+    // What the operator configured goes before what agents brought.
+    knownChain: (leaf) => {
+      const configured = chainAbove(leaf, deps.authorities);
+      if (configured.length > 0) return configured;
+      const kept = known.get(collateralKey(Buffer.from(leaf).toString('base64')));
+      if (!kept || kept.expiresAt * 1000 <= receivedAt.getTime()) return [];
+      return kept.certificates.map((c) => Buffer.from(c, 'base64'));
+    },
+  });
+  await rememberChains(deps.table, outcome.verifiedChains, known, receivedAt);
+  return {
+    attestations: outcome.attestations,
+    refusals: outcome.refusals.flatMap((refusal) => refusal.reasons),
+  };
+}
+
+/** Keeps the CA certificates that verified a leaf, so that other agents need to send the leaf alone. */
+async function rememberChains(
+  table: Table,
+  chains: readonly (readonly string[])[],
+  known: Items<CollateralItem>,
+  now: Date,
+): Promise<void> {
+  for (const [leaf = '', ...certificates] of chains) {
+    if (certificates.length < 2) continue;
+    if (known.get(collateralKey(leaf))) continue;
+    const expiresAt = Math.floor(now.getTime() / 1000) + COLLATERAL_SECONDS;
+    try {
+      await create(table, { pk: collateralKey(leaf), certificates, expiresAt });
+    } catch (error) {
+      if (!(error instanceof VersionConflictError)) throw error; // another worker kept the same chain
+    }
+  }
 }
 
 function askPolicy(policy: PolicyEngine, vm: VmItem): AskPosturePolicy {

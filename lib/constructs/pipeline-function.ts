@@ -1,6 +1,4 @@
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Duration, RemovalPolicy, Validations } from 'aws-cdk-lib';
 import * as iam from 'aws-cdk-lib/aws-iam';
@@ -8,6 +6,7 @@ import * as lambda from 'aws-cdk-lib/aws-lambda';
 import * as nodejs from 'aws-cdk-lib/aws-lambda-nodejs';
 import * as logs from 'aws-cdk-lib/aws-logs';
 import { Construct } from 'constructs';
+import { CEDAR_WASM, POLICY_FOLDER } from './policies.ts';
 
 /** Of the package: where package-lock.json, lambdas/ and policies/ are. */
 const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -103,17 +102,13 @@ export class PipelineFunction extends Construct {
  * as text otherwise, and the policies would be compiled into code that an operator cannot look at.
  */
 function besideTheBundle(): nodejs.ICommandHooks {
-  // `web` is what the functions import, but only `nodejs` can be resolved without importing it.
-  const nodejsBuild = createRequire(import.meta.url).resolve('@cedar-policy/cedar-wasm/nodejs');
-  const wasm = join(dirname(nodejsBuild), '..', 'web', 'cedar_wasm_bg.wasm');
-  if (!existsSync(wasm)) throw new Error(`@cedar-policy/cedar-wasm has no ${wasm}: was its layout changed?`);
   return {
     beforeInstall: () => [],
     beforeBundling: () => [],
     afterBundling: (_input, output) => [
-      `cp "${wasm}" "${output}"`,
+      `cp "${CEDAR_WASM}" "${output}"`,
       `mkdir -p "${output}/policies"`,
-      `cp "${join(PACKAGE_ROOT, 'policies')}"/*.cedar "${join(PACKAGE_ROOT, 'policies')}"/*.cedarschema "${output}/policies"`,
+      `cp -r "${POLICY_FOLDER}"/. "${output}/policies"`,
     ],
   };
 }

@@ -19,7 +19,7 @@ const bytes = (length: number) =>
 
 export const challengeRequest = z.strictObject({
   instanceId,
-  purpose: z.enum(['enrol']),
+  purpose: z.enum(['enrol', 'report']),
 });
 export const challengeResponse = z.strictObject({
   nonce: bytes(CHALLENGE_BYTES),
@@ -50,6 +50,8 @@ export const challengeItem = z.strictObject({
   instanceId: z.string(),
   purpose: z.string(),
   used: z.boolean(),
+  /** Digest of what it was used for: the same use may be repeated after a crash. */
+  usedBy: z.string().optional(),
   expiresAtMs: z.number(),
   expiresAt: z.number(),
 });

@@ -3,6 +3,8 @@
  * them is in every request, `unknown` when nobody said.
  */
 export const POLICY_FACTS = [
+  'attest.nitrotpm',
+  'attest.tpm-quote',
   'ec2.amd-sev-snp',
   'ec2.nested-virtualization',
   'mem.sev-snp.guest',

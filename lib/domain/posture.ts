@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { type Attestation, attestation, attestedFact, freshAttestations } from './attestation.ts';
 import { factSchema, type SourcedFact } from './fact.ts';
 import { instanceId, utcTime } from './ids.ts';
 import type { PolicyDecision } from './policy.ts';
@@ -18,6 +19,10 @@ export const postureItem = z.strictObject({
   standing: reportStanding.nullable(),
   /** Of the last accepted report: claims of the guest. */
   facts: z.array(factSchema),
+  /** What hardware signed in this boot, the newest of each format. */
+  attestations: z.array(attestation),
+  /** Why the last evidence did not count, when it did not. */
+  evidenceRefusal: z.strictObject({ at: utcTime, reasons: z.array(z.string()) }).nullable(),
   /** The enrolled key signed something that EC2 contradicts, and nothing better was accepted since. */
   contradicted: z.boolean(),
   refusals: z.strictObject({
@@ -54,6 +59,7 @@ export function standingVerdict(
 export function policyFacts(
   posture: Pick<PostureState, 'facts'>,
   vm: VmItem,
+  attestations: readonly Attestation[],
 ): Record<PolicyFactId, SourcedFact> {
   const claimed = new Map(posture.facts.map((fact) => [fact.id, fact]));
   const facts = {} as Record<PolicyFactId, SourcedFact>;
@@ -67,6 +73,9 @@ export function policyFacts(
   });
   facts['ec2.amd-sev-snp'] = asserted(vm.observation.amdSevSnp);
   facts['ec2.nested-virtualization'] = asserted(vm.observation.nestedVirtualization);
+  for (const { format, value } of attestations) {
+    facts[attestedFact(format)] = { state: 'present', source: 'attested', value };
+  }
   return facts;
 }
 
@@ -96,23 +105,28 @@ export function assessPosture(
   input: {
     readonly vm: VmItem;
     readonly enrolment: EnrolItem | undefined;
-    readonly posture: Pick<PostureState, 'standing' | 'facts' | 'contradicted'>;
+    readonly posture: Pick<PostureState, 'standing' | 'facts' | 'attestations' | 'contradicted'>;
     readonly previous: Verdict;
     readonly maxAgeSeconds: number;
+    readonly evidenceMaxAgeSeconds: number;
     readonly now: Date;
   },
   ask: AskPosturePolicy,
 ): Assessment {
   const { vm, enrolment, posture, now } = input;
+  const attested = freshAttestations(posture.attestations, input.evidenceMaxAgeSeconds, now);
   const context: PosturePolicyContext = {
-    facts: policyFacts(posture, vm),
+    facts: policyFacts(posture, vm, attested),
     enrolled: enrolment !== undefined,
     contradicted: posture.contradicted,
     missedReports: posture.standing?.missing ?? 0,
   };
-  const validUntil = posture.standing
-    ? new Date(Date.parse(posture.standing.observedAt) + input.maxAgeSeconds * 1000).toISOString()
-    : null;
+  // The first of report and evidence to grow old has the verdict looked at again.
+  const ends = [
+    ...(posture.standing ? [Date.parse(posture.standing.observedAt) + input.maxAgeSeconds * 1000] : []),
+    ...attested.map((a) => Date.parse(a.verifiedAt) + input.evidenceMaxAgeSeconds * 1000),
+  ];
+  const validUntil = posture.standing ? new Date(Math.min(...ends)).toISOString() : null;
   const quarantine = ask('Quarantine', context);
   if (quarantine.allowed) {
     return {
@@ -147,6 +161,8 @@ export const INITIAL_POSTURE = (instanceId: string, now: Date): PostureState => 
   instanceId,
   standing: null,
   facts: [],
+  attestations: [],
+  evidenceRefusal: null,
   contradicted: false,
   refusals: { count: 0, last: null },
   verdict: 'unproven',
@@ -172,6 +188,8 @@ export function foldReport(
         ...posture,
         standing: judgement.standing,
         facts: judgement.payload.facts,
+        // What was measured at another boot says nothing of this one.
+        attestations: posture.attestations.filter((a) => a.bootId === judgement.payload.bootId),
         contradicted: false,
       };
     case 'late':
@@ -199,6 +217,7 @@ export function reassess(
     readonly enrolment: EnrolItem | undefined;
     readonly posture: PostureState;
     readonly maxAgeSeconds: number;
+    readonly evidenceMaxAgeSeconds: number;
     readonly now: Date;
   },
   ask: AskPosturePolicy,
@@ -220,5 +239,20 @@ export function reassess(
     ...assessment,
     decidedAt: decision.at,
     decisions: repeated ? posture.decisions : [decision, ...posture.decisions].slice(0, DECISIONS_KEPT),
+  };
+}
+
+/** The posture after the evidence of an accepted report was judged: the newest of each format counts. */
+export function foldEvidence(
+  posture: PostureState,
+  outcome: { readonly attestations: readonly Attestation[]; readonly refusals: readonly string[] },
+  receivedAt: Date,
+): PostureState {
+  const renewed = new Set(outcome.attestations.map((a) => a.format));
+  return {
+    ...posture,
+    attestations: [...posture.attestations.filter((a) => !renewed.has(a.format)), ...outcome.attestations],
+    evidenceRefusal:
+      outcome.refusals.length > 0 ? { at: receivedAt.toISOString(), reasons: [...outcome.refusals] } : null,
   };
 }

@@ -29,6 +29,8 @@ export const REASONS = {
     'The VM swaps to plain storage: encrypt it (casemate-agent swap encrypt) or turn it off.',
   SWAP_UNKNOWN: 'Whether swap is encrypted could not be read; unknown does not count as good.',
   SNP_NOT_SHOWN: 'EC2 launched the VM with SEV-SNP, but the guest does not show it.',
+  EVIDENCE_MISSING:
+    'Hardware evidence is demanded of the VM (tag casemate:evidence=required) and none stands.',
   FACT_CONTRADICTED: 'The last report contradicted what EC2 asserts.',
   // Refused reports
   REPORT_MALFORMED: 'The report does not match its schema.',
@@ -65,6 +67,8 @@ export const REASONS = {
   ENROL_DISK_CONFIRMED: 'A disk of the VM is already confirmed: a first enrolment comes too late.',
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
+  NO_GROUPS_IN_VPC:
+    'The security groups of Casemate could not be made in the VPC of the interface: see its logs.',
   NO_ORIGINAL_GROUPS: 'The interface has no groups of its own to be given back: set its workload groups.',
 } as const;
 

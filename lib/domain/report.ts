@@ -12,6 +12,26 @@ export const MAX_PAYLOAD_CHARS = 200_000;
 /** How far the agent's clock may be from the time at which the pipeline received the report. */
 export const MAX_CLOCK_SKEW_SECONDS = 5 * 60;
 
+const evidenceBytes = (max: number) => z.base64().max(max);
+
+/** What hardware signed over T with the report's challenge; lib/domain/attestation.ts verifies it. */
+export const reportEvidence = z.discriminatedUnion('format', [
+  z.strictObject({
+    format: z.literal('snp'),
+    report: evidenceBytes(2_000),
+    /** Leaf first; the leaf alone when the pipeline has seen its chain before. */
+    certificates: z.array(evidenceBytes(8_000)).min(1).max(4),
+  }),
+  z.strictObject({ format: z.literal('nitro'), document: evidenceBytes(32_000) }),
+  z.strictObject({
+    format: z.literal('tpm'),
+    attest: evidenceBytes(4_000),
+    signature: evidenceBytes(4_000),
+    ak: evidenceBytes(4_000),
+    pcrs: evidenceBytes(16_000),
+  }),
+]);
+
 /** What the agent signs, as one JSON string, so that nothing has to be canonicalised to verify it. */
 export const reportPayload = z.strictObject({
   schema: z.literal('casemate.report/1'),
@@ -26,7 +46,15 @@ export const reportPayload = z.strictObject({
   /** When it was signed, just before it was sent. */
   sentAt: utcTime,
   agentVersion: z.string().max(32),
-  facts: z.array(factSchema).max(512),
+  facts: z
+    .array(factSchema)
+    .max(512)
+    .refine((facts) => new Set(facts.map((fact) => fact.id)).size === facts.length, {
+      error: 'a fact twice',
+    }),
+  /** The challenge that the evidence answers, 32 bytes. */
+  nonce: z.base64().length(44).optional(),
+  evidence: z.array(reportEvidence).max(4).optional(),
 });
 export type ReportPayload = z.infer<typeof reportPayload>;
 

@@ -14,9 +14,9 @@ const char *seam_architecture(void) { return "x86_64"; }
 
 bool seam_cpuid(uint32_t leaf, uint32_t subleaf, struct cm_regs *out) {
   (void)subleaf;
-  /* An SEV guest under Hyper-V's signature with everything set: the most code. */
+  /* An SEV guest with everything set: the most code. Not Hyper-V, behind which 256 places are searched. */
   if (leaf == 0) *out = (struct cm_regs){0x21, 0x68747541, 0x444d4163, 0x69746e65};
-  else if (leaf == 0x40000000u) *out = (struct cm_regs){0x4000000c, 0x7263694d, 0x666f736f, 0x76482074};
+  else if (leaf == 0x40000000u) *out = (struct cm_regs){0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d};
   else if (leaf == 0x80000000u) *out = (struct cm_regs){0x80000023u, 0, 0, 0};
   else *out = (struct cm_regs){0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu};
   return true;
@@ -53,18 +53,17 @@ int seam_open_in(int directory, const char *name, enum cm_file_kind *kind) {
 }
 
 ssize_t seam_read(int fd, void *buffer, size_t size) {
-  size_t left = content_size - offsets[fd];
-  size_t count = size < left ? size : left;
-  memcpy(buffer, content + offsets[fd], count);
-  offsets[fd] += count;
+  (void)fd;
+  size_t count = size < content_size ? size : content_size;
+  memcpy(buffer, content, count);
   return (ssize_t)count;
 }
 ssize_t seam_pread(int fd, void *buffer, size_t size, uint64_t offset) {
   (void)fd;
-  (void)offset;
-  if (content_size < size) return -EIO;
-  memcpy(buffer, content, size);
-  return (ssize_t)size;
+  size_t left = offset < content_size ? content_size - offset : 0;
+  size_t count = size < left ? size : left;
+  memcpy(buffer, content + content_size - left, count);
+  return (ssize_t)count;
 }
 ssize_t seam_write(int fd, const void *buffer, size_t size) {
   (void)fd;

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 command -v clang > /dev/null || { echo 'casemate fuzz: needs clang with libFuzzer (apt-get install clang libclang-rt-14-dev)' >&2; exit 2; }
 seconds=${FUZZ_SECONDS:-600}
 [ $# -gt 0 ] || set -- recording_text recording_json cpuinfo tpm files
-make -s CC=clang BUILD=build/fuzz $(printf 'build/fuzz/fuzz-%s ' "$@")
+make -s -j2 SANITIZED=1 CC=clang BUILD=build/fuzz $(printf 'build/fuzz/fuzz-%s ' "$@")
 for target in "$@"; do
   new=build/fuzz/new-$target
   mkdir -p "$new"

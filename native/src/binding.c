@@ -44,7 +44,7 @@ static napi_value probe(napi_env env, napi_callback_info info) {
   napi_value argument;
   char cpuid_file[4096];
   char root[4096];
-  struct cm_options options = {.keep_leaves = true};
+  struct cm_options options = {.keep = true};
   if (napi_get_cb_info(env, info, &count, &argument, NULL, NULL) != napi_ok) return NULL;
   if (count > 0) {
     bool there;

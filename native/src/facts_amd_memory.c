@@ -19,6 +19,18 @@ static const struct {
     {17, "SMTProt"},     {18, "SecureAVIC"},  {23, "IBPBOnEntry"},
 };
 
+bool cm_sev_leaf_is_a_copy(struct cm_look *look, uint32_t *other) {
+  static const uint32_t others[] = {0x0, 0x1, 0x7, 0xd, 0x80000001u, 0x80000008u};
+  struct cm_regs sev;
+  if (cm_cpuid(look->machine, (uint32_t)SEV_LEAF, 0, &sev) != CM_LEAF_OK || (sev.eax | sev.ebx) == 0) return false;
+  for (size_t i = 0; i <= sizeof others / sizeof others[0]; i++) {
+    struct cm_regs regs;
+    *other = i < sizeof others / sizeof others[0] ? others[i] : cm_highest_leaf(look->machine, 0);
+    if (cm_cpuid(look->machine, *other, 0, &regs) == CM_LEAF_OK && memcmp(&regs, &sev, sizeof sev) == 0) return true;
+  }
+  return false;
+}
+
 static void advertised(struct cm_look *look) {
   /* APM 3 Fn8000_001F. */
   static const struct {
@@ -39,6 +51,17 @@ static void advertised(struct cm_look *look) {
   struct cm_regs regs;
   if (cm_cpuid(look->machine, (uint32_t)SEV_LEAF, 0, &regs) == CM_LEAF_OK) {
     cm_number(&look->report->facts[CM_MEM_VMPL_ADVERTISED], regs.ebx >> 12 & 0xf);
+  }
+  uint32_t other;
+  if (cm_sev_leaf_is_a_copy(look, &other)) {
+    static const enum cm_fact_name rest[] = {CM_MEM_SEV_C_BIT, CM_MEM_SEV_ADDRESS_REDUCTION, CM_MEM_SEV_ASIDS, CM_MEM_SEV_MIN_ASID};
+    enum { BITS = sizeof bits / sizeof bits[0], REST = sizeof rest / sizeof rest[0] };
+    for (size_t i = 0; i < BITS + REST; i++) {
+      struct cm_fact *fact = &look->report->facts[i < BITS ? bits[i].name : rest[i - BITS]];
+      fact->state = CM_UNKNOWN;
+      fact->value_kind = CM_VALUE_NONE;
+      cm_reason(fact, "leaf 0x8000001f has the data of leaf 0x%x: not believed", other);
+    }
   }
   struct cm_fact *fact = cm_say_bit(look, CM_MEM_HMK_ADVERTISED, 0x80000023u, 0, CM_EAX, 0);
   if (fact->state == CM_PRESENT && cm_cpuid(look->machine, 0x80000023u, 0, &regs) == CM_LEAF_OK) {

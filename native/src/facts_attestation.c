@@ -86,7 +86,7 @@ void cm_facts_attestation(struct cm_look *look) {
   if (names.status != CM_TEXT_OK) {
     (void)cm_say_no_file(look, CM_ATTEST_TDX_EVENT_LOG, "/sys/firmware/acpi/tables", &listed);
   } else {
-    (void)cm_say(look->report, CM_ATTEST_TDX_EVENT_LOG, found ? CM_PRESENT : CM_ABSENT, "/sys/firmware/acpi/tables: %s CCEL among %zu", found ? "a" : "no", names.count);
+    (void)cm_say(look->report, CM_ATTEST_TDX_EVENT_LOG, found ? CM_PRESENT : CM_ABSENT, "/sys/firmware/acpi/tables: %s CCEL", found ? "a" : "no");
   }
 }
 

@@ -90,12 +90,8 @@ static void sev_leaf(struct cm_look *look) {
   }
   bool any = (sev.eax & 2) != 0;
   const char *why = NULL;
-  static const uint32_t others[] = {0x0, 0x1, 0x7, 0xd, 0x80000001u, 0x80000008u};
-  for (size_t i = 0; i < sizeof others / sizeof others[0] && why == NULL; i++) {
-    struct cm_regs other;
-    if (sev.eax == 0 && sev.ebx == 0) break;
-    if (cm_cpuid(look->machine, others[i], 0, &other) == CM_LEAF_OK && same(&sev, &other)) why = "the leaf repeats another leaf's data";
-  }
+  uint32_t other;
+  if (cm_sev_leaf_is_a_copy(look, &other)) why = "the leaf has another leaf's data; its bits were not believed";
   if (why == NULL && any && (sev.ebx & 0x3f) == 0) why = "SEV without a position for the encryption bit";
   if (why == NULL && any && look->hypervisor != CM_PRESENT && sev.ecx == 0) why = "SEV without room for a single encrypted guest";
   if (why == NULL && !any && (sev.eax & 8) != 0) why = "SEV-ES without SEV";

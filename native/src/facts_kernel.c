@@ -98,7 +98,7 @@ static void vulnerabilities(struct cm_look *look) {
     }
     char path[160];
     (void)snprintf(path, sizeof path, VULNERABILITIES "/%s", file);
-    struct cm_content content = cm_read_text_in(look->machine, inside, file);
+    struct cm_content content = cm_read_text_in(look->machine, inside, path);
     const char *why = NULL;
     enum cm_state state = content.status == CM_TEXT_OK ? verdict(content.text, &why) : CM_UNKNOWN;
     if (name >= 0) {

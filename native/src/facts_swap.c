@@ -47,11 +47,13 @@ static bool is_device_name(const char *name) {
 /* Follows one block device down; `depth` bounds a hostile or looping tree. */
 static void classify_device(struct cm_look *look, const char *name, unsigned depth, struct verdict *out) {
   char path[160];
-  if (!is_device_name(name) || depth > 8) {
+  /* The budget bounds a tree that is wide at every level: found by fuzzing. */
+  if (!is_device_name(name) || depth > 8 || look->devices_left == 0) {
     out->kind = KIND_UNKNOWN;
-    (void)snprintf(out->why, sizeof out->why, "%.40s: not a device name, or stacked too deep", name);
+    (void)snprintf(out->why, sizeof out->why, "%.40s: not a device name, stacked too deep, or too many", name);
     return;
   }
+  look->devices_left--;
   if (strncmp(name, "zram", 4) == 0) {
     (void)snprintf(path, sizeof path, "/sys/class/block/%s/backing_dev", name);
     struct cm_content content = cm_read_text(look->machine, path);
@@ -196,6 +198,7 @@ static void say(struct cm_look *look, enum cm_state plain, const char *value, co
 }
 
 void cm_facts_swap(struct cm_look *look) {
+  look->devices_left = 64;
   static const char path[] = "/proc/swaps";
   struct cm_content content = cm_read_text(look->machine, path);
   if (content.status != CM_TEXT_OK) {

@@ -25,6 +25,7 @@ struct cm_look {
   enum cm_state hypervisor; /* CPUID.1:ECX[31] */
   char signature[13];      /* of the first hypervisor leaf */
   enum cm_state kvm;       /* virt.kvm.usable */
+  unsigned devices_left;   /* that facts_swap.c may still look at */
   uint64_t sev_status;
   int sev_status_error;    /* 0 when sev_status holds */
 };
@@ -42,6 +43,9 @@ uint32_t cm_register(const struct cm_regs *regs, int reg);
 /* Unknown, for a leaf that is not OK; or absent when it is above the maximum or there is no CPUID. */
 struct cm_fact *cm_say_no_leaf(struct cm_look *look, enum cm_fact_name name, enum cm_leaf_status status, uint32_t leaf,
                                uint32_t subleaf);
+
+/* The SEV leaf when it is there and has the very data of another leaf, which `other` then names. */
+bool cm_sev_leaf_is_a_copy(struct cm_look *look, uint32_t *other);
 
 /* Unknown, for an MSR that could not be read, with the hint how to make it readable. */
 struct cm_fact *cm_say_no_msr(struct cm_look *look, enum cm_fact_name name, uint32_t index, const char *msr, int error);

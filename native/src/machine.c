@@ -148,11 +148,13 @@ static int open_file(struct cm_machine *machine, const char *path, int flags, en
   return fd;
 }
 
-/* Reads up to size bytes; size_t count, or the errno. */
-static ssize_t read_up_to(int fd, char *buffer, size_t size) {
+/* How a file is read: the count, or a negative errno. From its start, by offset, for it may have been read before. */
+typedef ssize_t reader(int fd, char *buffer, size_t size);
+
+static ssize_t read_all(int fd, char *buffer, size_t size) {
   size_t used = 0;
   while (used < size) {
-    ssize_t count = seam_read(fd, buffer + used, size - used);
+    ssize_t count = seam_pread(fd, buffer + used, size - used, used);
     if (count < 0) return count;
     if (count == 0) break;
     used += (size_t)count;
@@ -166,7 +168,7 @@ static ssize_t read_first_block(int fd, char *buffer, size_t size) {
   enum { STEP = 2048 };
   size_t used = 0;
   while (used < size) {
-    ssize_t count = seam_read(fd, buffer + used, size - used < STEP ? size - used : STEP);
+    ssize_t count = seam_pread(fd, buffer + used, size - used < STEP ? size - used : STEP, used);
     if (count < 0) return count;
     if (count == 0) break;
     size_t from = used > 0 ? used - 1 : 0;
@@ -178,35 +180,53 @@ static ssize_t read_first_block(int fd, char *buffer, size_t size) {
   return (ssize_t)used;
 }
 
-static struct cm_content read_file(struct cm_machine *machine, const char *path, char *buffer, size_t size,
-                                   ssize_t (*read)(int, char *, size_t)) {
+static void forget(struct cm_machine *machine, size_t index) {
+  seam_close(machine->kept[index].fd);
+  machine->kept[index] = machine->kept[--machine->kept_count];
+}
+
+/* Reads a file that was kept open; false when there is none, or it went away and must be looked up again. */
+static bool read_kept(struct cm_machine *machine, const char *path, char *buffer, size_t size, reader *read, ssize_t *count) {
+  for (size_t i = 0; i < machine->kept_count; i++) {
+    if (strcmp(machine->kept[i].path, path) != 0) continue;
+    *count = read(machine->kept[i].fd, buffer, size);
+    if (*count >= 0) return true;
+    forget(machine, i); /* ENODEV: a module was unloaded */
+    return false;
+  }
+  return false;
+}
+
+static void keep_or_close(struct cm_machine *machine, const char *path, int fd, bool good) {
+  size_t length = strlen(path);
+  if (!good || !machine->keep_files || machine->kept_count == CM_KEPT_MAX || length >= sizeof machine->kept[0].path) {
+    seam_close(fd);
+    return;
+  }
+  struct cm_kept *kept = &machine->kept[machine->kept_count++];
+  kept->fd = fd;
+  memcpy(kept->path, path, length + 1);
+}
+
+/* `directory`: an open directory that the file is in, or -1 to look the whole path up. */
+static struct cm_content read_file(struct cm_machine *machine, int directory, const char *path, char *buffer, size_t size, reader *read) {
   struct cm_content content = {CM_TEXT_OK, 0, 0, buffer};
   if (machine->root < 0) {
     content.status = CM_TEXT_NO_ROOT;
     return content;
   }
-  /* What sort of file it is matters in a recorded root, which anybody may have made; below / a directory says
-   * EISDIR when it is read. The fstat would cost a fifth of the time that a sysfs file takes. */
-  enum cm_file_kind kind = CM_KIND_REGULAR;
-  int fd = open_file(machine, path, O_RDONLY, machine->recorded_root ? &kind : NULL);
-  if (fd < 0) {
-    content.status = CM_TEXT_ERROR;
-    content.error = -fd;
-    return content;
-  }
-  if (kind != CM_KIND_REGULAR) {
-    seam_close(fd);
-    content.status = CM_TEXT_NOT_REGULAR;
-    return content;
-  }
-  ssize_t count = read(fd, buffer, size);
-  seam_close(fd);
-  if (count == -EISDIR) {
-    content.status = CM_TEXT_NOT_REGULAR;
-    return content;
+  ssize_t count;
+  if (!machine->keep_files || !read_kept(machine, path, buffer, size, read, &count)) {
+    /* What sort of file it is matters in a recorded root, which anybody may have made; below / a directory says
+     * EISDIR when it is read. The fstat would cost a fifth of the time that a sysfs file takes. */
+    enum cm_file_kind kind = CM_KIND_REGULAR;
+    enum cm_file_kind *wanted = machine->recorded_root ? &kind : NULL;
+    int fd = directory >= 0 ? seam_open_in(directory, strrchr(path, '/') + 1, wanted) : open_file(machine, path, O_RDONLY, wanted);
+    count = fd < 0 ? fd : kind != CM_KIND_REGULAR ? -EISDIR : read(fd, buffer, size);
+    if (fd >= 0) keep_or_close(machine, path, fd, count >= 0);
   }
   if (count < 0) {
-    content.status = CM_TEXT_ERROR;
+    content.status = count == -EISDIR ? CM_TEXT_NOT_REGULAR : CM_TEXT_ERROR;
     content.error = (int)-count;
     return content;
   }
@@ -226,28 +246,15 @@ static void check_text(struct cm_content *content) {
   }
 }
 
-struct cm_content cm_read_text(struct cm_machine *machine, const char *path) {
-  struct cm_content content = read_file(machine, path, machine->scratch, CM_TEXT_MAX, read_up_to);
-  if (content.status == CM_TEXT_OK && content.size == CM_TEXT_MAX) content.status = CM_TEXT_TOO_LARGE;
-  check_text(&content);
-  return content;
-}
+struct cm_content cm_read_text(struct cm_machine *machine, const char *path) { return cm_read_text_in(machine, -1, path); }
 
 int cm_enter(struct cm_machine *machine, const char *directory) {
   return machine->root < 0 ? -ENODATA : open_file(machine, directory, O_RDONLY | O_DIRECTORY, NULL);
 }
 
-struct cm_content cm_read_text_in(struct cm_machine *machine, int directory, const char *name) {
-  struct cm_content content = {CM_TEXT_OK, 0, 0, machine->scratch};
-  enum cm_file_kind kind = CM_KIND_REGULAR;
-  int fd = seam_open_in(directory, name, machine->recorded_root ? &kind : NULL);
-  ssize_t count = fd < 0 ? fd : kind != CM_KIND_REGULAR ? -EISDIR : read_up_to(fd, content.text, CM_TEXT_MAX);
-  if (fd >= 0) seam_close(fd);
-  content.status = count >= 0 ? CM_TEXT_OK : count == -EISDIR ? CM_TEXT_NOT_REGULAR : CM_TEXT_ERROR;
-  content.error = count < 0 ? (int)-count : 0;
-  content.size = count > 0 ? (size_t)count : 0;
-  if (count == 0) content.status = CM_TEXT_EMPTY;
-  if (content.size == CM_TEXT_MAX) content.status = CM_TEXT_TOO_LARGE;
+struct cm_content cm_read_text_in(struct cm_machine *machine, int directory, const char *path) {
+  struct cm_content content = read_file(machine, directory, path, machine->scratch, CM_TEXT_MAX, read_all);
+  if (content.status == CM_TEXT_OK && content.size == CM_TEXT_MAX) content.status = CM_TEXT_TOO_LARGE;
   check_text(&content);
   return content;
 }
@@ -257,7 +264,7 @@ void cm_leave(int directory) {
 }
 
 struct cm_content cm_read_head(struct cm_machine *machine, const char *path) {
-  struct cm_content content = read_file(machine, path, machine->scratch, CM_TEXT_MAX, read_first_block);
+  struct cm_content content = read_file(machine, -1, path, machine->scratch, CM_TEXT_MAX, read_first_block);
   if (content.status == CM_TEXT_OK && content.size == CM_TEXT_MAX) {
     while (content.size > 0 && content.text[content.size - 1] != '\n') content.size--;
     if (content.size == 0) content.status = CM_TEXT_TOO_LARGE; /* one line of more than 16 KiB */
@@ -267,7 +274,7 @@ struct cm_content cm_read_head(struct cm_machine *machine, const char *path) {
 }
 
 struct cm_content cm_read_bytes(struct cm_machine *machine, const char *path, void *buffer, size_t size) {
-  struct cm_content content = read_file(machine, path, machine->scratch, CM_TEXT_MAX, read_up_to);
+  struct cm_content content = read_file(machine, -1, path, machine->scratch, CM_TEXT_MAX, read_all);
   if (content.status == CM_TEXT_OK && content.size > size) content.status = CM_TEXT_TOO_LARGE;
   if (content.status == CM_TEXT_OK) memcpy(buffer, content.text, content.size);
   content.text = buffer;
@@ -365,6 +372,18 @@ int cm_open_device(struct cm_machine *machine, const char *path, int flags, int 
 
 /* ---------------------------------------------------------------------------------------- beginning */
 
+/* Reads what may be a pipe. */
+static ssize_t read_stream(int fd, char *buffer, size_t size) {
+  size_t used = 0;
+  while (used < size) {
+    ssize_t count = seam_read(fd, buffer + used, size - used);
+    if (count < 0) return count;
+    if (count == 0) break;
+    used += (size_t)count;
+  }
+  return (ssize_t)used;
+}
+
 static bool read_recording(struct cm_machine *machine, int fd, const char *shown, struct cm_error *error) {
   /* Static, for a recording can have megabytes (every logical processor of a large host) and nothing here
    * allocates. One recording is read at a time: binding.c holds a lock. */
@@ -373,7 +392,7 @@ static bool read_recording(struct cm_machine *machine, int fd, const char *shown
     (void)snprintf(error->message, sizeof error->message, "%.200s: %s", shown, cm_errno_name(-fd));
     return false;
   }
-  ssize_t size = read_up_to(fd, data, sizeof data);
+  ssize_t size = read_stream(fd, data, sizeof data);
   seam_close(fd);
   if (size < 0) {
     (void)snprintf(error->message, sizeof error->message, "%.200s: %s", shown, cm_errno_name((int)-size));
@@ -406,12 +425,12 @@ static bool is_there(int root, const char *path) {
 
 bool cm_machine_open(struct cm_machine *machine, const struct cm_options *options, struct cm_error *error) {
   machine->recorded_root = false;
+  machine->keep_files = false;
   machine->root = -1;
-  machine->root_name = NULL;
   machine->unreadable_size = 0;
   machine->processor.msr_count = 0;
   machine->processor.architecture[0] = '\0';
-  if (!options->keep_leaves || machine->recorded_leaves) machine->processor.leaf_count = 0;
+  if (!options->keep || machine->recorded_leaves) machine->processor.leaf_count = 0;
   machine->recorded_leaves = false;
 
   /* The files of this host say nothing about a recorded processor: none are read unless --root says so. */
@@ -423,8 +442,8 @@ bool cm_machine_open(struct cm_machine *machine, const struct cm_options *option
       return false;
     }
     machine->root = fd;
-    machine->root_name = root;
     machine->recorded_root = strcmp(root, "/") != 0;
+    machine->keep_files = options->keep && !machine->recorded_root;
   }
   if (machine->recorded_root) {
     struct cm_content content = cm_read_bytes(machine, "/unreadable.txt", machine->unreadable, sizeof machine->unreadable);

@@ -71,8 +71,7 @@ static bool decide(struct parser *parser, enum format format) {
   return parser->format == format || fail(parser, "two recording formats in one file");
 }
 
-/* Leaves whose answer depends on ECX (SDM 2A, APM 3): repeated lines of these without a subleaf number, as
- * old AIDA64 versions wrote them, are subleaf 0, 1, 2, … */
+/* Leaves whose answer depends on ECX: SDM 2A CPUID, APM 3 appendix E. */
 bool cm_has_subleaves(uint32_t leaf) {
   static const uint32_t leaves[] = {0x4,  0x7,  0xb,  0xd,  0xf,  0x10, 0x12, 0x14, 0x17, 0x18,
                                     0x1b, 0x1d, 0x1e, 0x1f, 0x20, 0x23, 0x24, 0x8000001d, 0x80000020, 0x80000026};
@@ -82,9 +81,12 @@ bool cm_has_subleaves(uint32_t leaf) {
   return false;
 }
 
+/* Old AIDA64 versions wrote subleaves one after the other without a number. Leaf 7 had one in their days. */
+static bool repeats_unnumbered(uint32_t leaf) { return leaf != 0x7 && cm_has_subleaves(leaf); }
+
 static bool add_leaf(struct parser *parser, uint32_t leaf, bool numbered, uint32_t subleaf, const struct cm_regs *regs) {
   if (parser->processors == 0) begin_processor(parser);
-  if (!numbered && parser->previous_was_leaf && parser->previous_leaf == leaf && cm_has_subleaves(leaf)) {
+  if (!numbered && parser->previous_was_leaf && parser->previous_leaf == leaf && repeats_unnumbered(leaf)) {
     subleaf = parser->previous_subleaf + 1;
   }
   if (leaf == 0 && subleaf == 0 && parser->format == FORMAT_INSTLATX64 &&
@@ -245,9 +247,7 @@ static bool instlatx64_registers(struct parser *parser, struct cm_span rest, str
     rest.size--;
   }
   if (rest.size > 0 && rest.at[0] != ' ' && rest.at[0] != '\t') return fail(parser, "more than 8 digits in register 4");
-  rest = cm_trim(rest);
-  if (rest.size == 0) return true;
-  if (rest.at[0] != '[') return fail(parser, "something other than [notes] after the registers");
+  rest = cm_trim(rest); /* notes for people, but for the first in brackets */
   if (!cm_span_starts(rest, "[SL ")) return true;
   const char *end = memchr(rest.at, ']', rest.size);
   uint64_t number;
@@ -279,8 +279,7 @@ static bool instlatx64_leaf(struct parser *parser, struct cm_span line, bool *is
   }
   if (!hexadecimal) return fail(parser, "leaf number is not 8 hexadecimal digits");
   if (!decide(parser, FORMAT_INSTLATX64)) return false;
-  rest.at += digits;
-  rest.size -= digits;
+  rest = cm_trim((struct cm_span){rest.at + digits, rest.size - digits});
   if (rest.size > 0 && rest.at[0] == ':') {
     rest.at++;
     rest.size--;
@@ -387,7 +386,6 @@ bool cm_recording_parse_text(const char *data, size_t size, struct cm_processor 
   out->msr_count = 0;
   out->architecture[0] = '\0';
   struct cm_span rest = {data, size};
-  if (size >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0) rest = (struct cm_span){data + 3, size - 3};
   struct cm_span line;
   while (cm_next_line(&rest, &line)) {
     parser.line++;
@@ -408,6 +406,10 @@ bool cm_recording_parse_text(const char *data, size_t size, struct cm_processor 
 }
 
 bool cm_recording_parse(const char *data, size_t size, struct cm_processor *out, struct cm_recording_error *error) {
+  if (size >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0) { /* a byte order mark, as Windows editors leave it */
+    data += 3;
+    size -= 3;
+  }
   for (size_t i = 0; i < size; i++) {
     char c = data[i];
     if (c == ' ' || c == '\t' || c == '\r' || c == '\n') continue;

@@ -219,6 +219,7 @@ describe('the configuration', () => {
       stateDir: '/var/lib/casemate',
       metadataEndpoint: 'http://169.254.169.254',
       reportIntervalSeconds: 300,
+      evidenceIntervalSeconds: 1800,
       spoolMax: 2000,
     });
     expect(Object.isFrozen(config)).toBe(true);

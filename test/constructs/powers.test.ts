@@ -193,7 +193,11 @@ describe('the kinds of the state table', () => {
   const KINDS: Record<Exclude<FunctionName, 'sweep'>, Record<string, string[]>> = {
     'observe-vm': { BatchGetItem: ['vm'], PutItem: ['vm'] },
     'issue-disk-keys': { BatchGetItem: ['vm', 'disk'], PutItem: ['disk'] },
-    'ingest-report': { BatchGetItem: ['vm', 'enrol', 'posture'], PutItem: ['posture'] },
+    'ingest-report': {
+      BatchGetItem: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
+      PutItem: ['posture', 'collateral'],
+      UpdateItem: ['nonce'],
+    },
     'apply-isolation': { BatchGetItem: ['vm', 'posture', 'isolation'], PutItem: ['isolation'] },
     'issue-challenge': { PutItem: ['nonce'] },
     'enrol-agent': {

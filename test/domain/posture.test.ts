@@ -47,9 +47,10 @@ const assess = (
     {
       vm: aVm(),
       enrolment,
-      posture: { standing: aStanding(), facts: [], contradicted: false },
+      posture: { standing: aStanding(), facts: [], attestations: [], contradicted: false },
       previous: 'unproven',
       maxAgeSeconds: 900,
+      evidenceMaxAgeSeconds: 7200,
       now: NOW,
       ...overrides,
     },
@@ -90,7 +91,7 @@ describe('the verdict', () => {
   });
 
   test('is unproven without a report', () => {
-    const posture = { standing: null, facts: [], contradicted: false };
+    const posture = { standing: null, facts: [], attestations: [], contradicted: false };
     expect(assess({ posture })).toMatchObject({
       verdict: 'unproven',
       reasons: ['NO_REPORT'],
@@ -104,6 +105,7 @@ describe('the verdict', () => {
     const waited = {
       standing: aStanding({ observedAt: later(-901).toISOString() }),
       facts: [],
+      attestations: [],
       contradicted: false,
     };
     expect(assess({ posture: waited })).toMatchObject({ reasons: ['REPORT_STALE'] });
@@ -114,7 +116,11 @@ describe('quarantine', () => {
   test.each([
     ['the report grows stale', { now: later(901) }, 'REPORT_STALE'],
     ['the enrolment is gone', { enrolment: undefined }, 'NOT_ENROLLED'],
-    ['there is no report', { posture: { standing: null, facts: [], contradicted: false } }, 'NO_REPORT'],
+    [
+      'there is no report',
+      { posture: { standing: null, facts: [], attestations: [], contradicted: false } },
+      'NO_REPORT',
+    ],
   ])('is not left because %s', (_, overrides, reason) => {
     expect(assess({ ...overrides, previous: 'noncompliant' })).toMatchObject({
       verdict: 'noncompliant',
@@ -175,7 +181,12 @@ test('nothing is ever compliant without enrolment, a fresh report and an unerrin
         const { verdict } = assess(
           {
             enrolment: c.enrolled ? enrolment : undefined,
-            posture: { standing: c.reported ? aStanding() : null, facts: [], contradicted: false },
+            posture: {
+              standing: c.reported ? aStanding() : null,
+              facts: [],
+              attestations: [],
+              contradicted: false,
+            },
             previous: c.previous,
             now: later(c.age),
           },
@@ -199,13 +210,13 @@ test('nothing is ever compliant without enrolment, a fresh report and an unerrin
 
 describe('the facts that policy reads', () => {
   test('are all there, unknown when nobody said', () => {
-    const facts = policyFacts({ facts: [] }, aVm());
+    const facts = policyFacts({ facts: [] }, aVm(), []);
     expect(Object.keys(facts).sort()).toEqual([...POLICY_FACTS].sort());
     for (const { state } of Object.values(facts)) expect(state).toBe('unknown');
   });
 
   test('keep unknown unknown, with their source', () => {
-    const facts = policyFacts({ facts: [fact('mem.swap', 'unknown')] }, aVm());
+    const facts = policyFacts({ facts: [fact('mem.swap', 'unknown')] }, aVm(), []);
     expect(facts['mem.swap']).toMatchObject({ state: 'unknown', source: 'claimed' });
   });
 
@@ -215,24 +226,24 @@ describe('the facts that policy reads', () => {
     [null, 'unknown'],
   ] as const)('say of a setting that EC2 shows as %s that it is %s, asserted', (setting, state) => {
     const vm = aVm({ observation: { amdSevSnp: setting, nestedVirtualization: setting } });
-    const facts = policyFacts({ facts: [] }, vm);
+    const facts = policyFacts({ facts: [] }, vm, []);
     expect(facts['ec2.amd-sev-snp']).toEqual({ state, source: 'asserted' });
     expect(facts['ec2.nested-virtualization']).toEqual({ state, source: 'asserted' });
   });
 
   test('are never asserted by the guest, whatever it calls its facts', () => {
-    const facts = policyFacts({ facts: [fact('ec2.amd-sev-snp', 'present')] }, aVm());
+    const facts = policyFacts({ facts: [fact('ec2.amd-sev-snp', 'present')] }, aVm(), []);
     expect(facts['ec2.amd-sev-snp']).toEqual({ state: 'unknown', source: 'asserted' });
   });
 
   test('leave out what no policy may read', () => {
-    const facts = policyFacts({ facts: [fact('cpu.smt', 'present')] }, aVm());
+    const facts = policyFacts({ facts: [fact('cpu.smt', 'present')] }, aVm(), []);
     expect(facts).not.toHaveProperty(['cpu.smt']);
   });
 
   test('reach policy together with enrolment, contradiction and gaps', () => {
     const { ask, asked } = policy();
-    const posture = { standing: aStanding({ missing: 7 }), facts: [], contradicted: true };
+    const posture = { standing: aStanding({ missing: 7 }), facts: [], attestations: [], contradicted: true };
     assess({ posture }, ask);
     for (const [, context] of asked) {
       expect(context).toMatchObject({ enrolled: true, contradicted: true, missedReports: 7 });
@@ -316,7 +327,10 @@ describe('assessing anew', () => {
     return { ...rest, ...overrides };
   };
   const again = (posture: PostureState, now = NOW) =>
-    reassess({ vm: aVm(), enrolment, posture, maxAgeSeconds: 900, now }, policy().ask);
+    reassess(
+      { vm: aVm(), enrolment, posture, maxAgeSeconds: 900, evidenceMaxAgeSeconds: 7200, now },
+      policy().ask,
+    );
 
   test('gives the very same object when nothing changed', () => {
     const posture = state();
@@ -339,7 +353,7 @@ describe('assessing anew', () => {
     for (let i = 1; i <= DECISIONS_KEPT + 5; i++) {
       const leave = decided(i % 2 === 0, `REASON_${i}`);
       posture = reassess(
-        { vm: aVm(), enrolment, posture, maxAgeSeconds: 9000, now: later(i) },
+        { vm: aVm(), enrolment, posture, maxAgeSeconds: 9000, evidenceMaxAgeSeconds: 7200, now: later(i) },
         policy({ leave }).ask,
       );
     }

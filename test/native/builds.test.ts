@@ -12,14 +12,11 @@ import { facts, has, machines, make, native, probe, program, run, vectors } from
 const roots = readdirSync(machines)
   .filter((name) => !name.includes('.'))
   .map((name) => join(machines, name));
+const shared = vectors ?? '';
 const recordings = [
   ...roots.map((root) => join(root, 'cpuid.txt')),
-  ...[vectors].flatMap((folder) =>
-    folder === undefined
-      ? []
-      : readdirSync(folder)
-          .filter((name) => name !== 'expected.json')
-          .map((name) => join(folder, name)),
+  ...(shared === '' ? [] : readdirSync(shared).filter((name) => name !== 'expected.json')).map((name) =>
+    join(shared, name),
   ),
 ];
 const everything: string[][] = [
@@ -124,17 +121,12 @@ describe('under the address and undefined behaviour sanitizers', () => {
     ).status === 0;
   const when = linked ? test : test.skip;
   const why = linked ? '' : ' (skipped: cc has no sanitizers)';
-  const flags = [
-    'BUILD=build/asan',
-    'HARDENING=',
-    'LDFLAGS=',
-    'CFLAGS=-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer',
-  ];
+  const flags = ['SANITIZED=1', 'BUILD=build/asan'];
 
   when(
     `every recording, this host and a made-up one are looked at clean${why}`,
     () => {
-      make('-j2', ...flags, 'probe', 'build/asan/seams-test');
+      make('-j2', ...flags, 'probe', 'build/asan/seams-test', 'build/asan/secure-test');
       expectSame(`${native}/build/asan/casemate-probe`);
       expect(run(['--text'], { executable: `${native}/build/asan/casemate-probe` })).toMatchObject({
         status: 0,
@@ -144,6 +136,11 @@ describe('under the address and undefined behaviour sanitizers', () => {
         status: 0,
         stderr: '',
       });
+      const keys = run([], {
+        executable: `${native}/build/asan/secure-test`,
+        env: { PATH: process.env['PATH'], ASAN_OPTIONS: 'handle_segv=0' }, // guard pages are meant to fault
+      });
+      expect(keys).toMatchObject({ status: 0, stderr: '' });
       const directory = mkdtempSync(join(tmpdir(), 'casemate-asan-'));
       expect(
         run(['--record', join(directory, 'host')], { executable: `${native}/build/asan/casemate-probe` }),
@@ -156,13 +153,13 @@ describe('under the address and undefined behaviour sanitizers', () => {
   when(
     `the stored fuzzing corpus of every parser runs clean${why}`,
     () => {
-      make('-j2', 'BUILD=build/replay', 'replay');
+      make('-j2', ...flags, 'replay');
       for (const target of readdirSync(`${native}/fuzz/corpus`)) {
         const inputs = readdirSync(`${native}/fuzz/corpus/${target}`).map(
           (name) => `${native}/fuzz/corpus/${target}/${name}`,
         );
         expect(inputs.length).toBeGreaterThan(1);
-        expect(run(inputs, { executable: `${native}/build/replay/replay-${target}` })).toMatchObject({
+        expect(run(inputs, { executable: `${native}/build/asan/replay-${target}` })).toMatchObject({
           status: 0,
           stderr: '',
         });
@@ -176,6 +173,9 @@ withTool(
   'valgrind',
   'under valgrind nothing is read before it is written, and every descriptor is closed',
   () => {
+    // With libc as a library: valgrind knows its string functions by their names there, and there alone.
+    make('-j2', 'BUILD=build/dynamic', 'LDFLAGS=-pie', 'probe');
+    const dynamic = `${native}/build/dynamic/casemate-probe`;
     for (const args of [
       ['--root', `${machines}/qemu-tcg-icelake-server`],
       ['--cpuid', `${machines}/qemu-tcg-epyc/cpuid.txt`],
@@ -187,7 +187,7 @@ withTool(
           '--error-exitcode=99',
           '--leak-check=full',
           '--track-fds=yes',
-          program,
+          dynamic,
           '--json',
           ...args,
         ],

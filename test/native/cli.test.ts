@@ -163,7 +163,7 @@ test('output that cannot be written is an error, not a success', () => {
   expect(stderr).toMatch(/^casemate-probe: writing the output: .*\n$/);
 });
 
-test('the program needs nothing but libc, and the core calls no allocator', () => {
+test('the program needs no library but libc, and the core calls no allocator', () => {
   const symbols = execFileSync('sh', ['-c', `nm -u ${native}/build/*.o | awk '{print $NF}' | sort -u`], {
     encoding: 'utf8',
   }).split('\n');
@@ -181,5 +181,5 @@ test('the program needs nothing but libc, and the core calls no allocator', () =
     expect(symbols).not.toContain(allocator);
   const needed =
     execFileSync('readelf', ['-d', program], { encoding: 'utf8' }).match(/\(NEEDED\).*\[(.*)\]/g) ?? [];
-  expect(needed.map((line) => line.replace(/.*\[|\]/g, ''))).toEqual(['libc.so.6']);
+  for (const line of needed) expect(line).toContain('[libc.so.6]');
 });

@@ -71,32 +71,34 @@ int seam_open_in(int directory, const char *name, enum cm_file_kind *kind) {
 }
 
 ssize_t seam_read(int fd, void *buffer, size_t size) {
-  const struct fake_file *file = open_files[fd - FIRST].file;
-  if (file->kind == CM_KIND_DIRECTORY) return -EISDIR;
-  if (fake.tpm_answer != NULL && strcmp(file->path, "/dev/tpmrm0") == 0) {
-    size_t count = size < fake.tpm_answer_size ? size : fake.tpm_answer_size;
-    memcpy(buffer, fake.tpm_answer, count);
-    return (ssize_t)count;
-  }
-  const char *content = file->content != NULL ? file->content : "";
-  size_t left = strlen(content) - open_files[fd - FIRST].offset;
-  if (file->read_error != 0 && left == 0) return -file->read_error; /* after what there is: a read cut short */
-  size_t count = size < left ? size : left;
-  if (count > 7) count = 7; /* short reads, always */
-  memcpy(buffer, content + open_files[fd - FIRST].offset, count);
-  open_files[fd - FIRST].offset += count;
+  (void)fd;
+  if (fake.tpm_answer == NULL) return 0;
+  size_t count = size < fake.tpm_answer_size ? size : fake.tpm_answer_size;
+  memcpy(buffer, fake.tpm_answer, count);
   return (ssize_t)count;
 }
 
-ssize_t seam_pread(int fd, void *buffer, size_t size, uint64_t offset) {
-  (void)fd;
+static ssize_t read_msr(void *buffer, size_t size, uint64_t index) {
   for (const struct fake_msr *msr = fake.msrs; msr != NULL && msr->index != 0; msr++) {
-    if (msr->index != offset) continue;
+    if (msr->index != index) continue;
     if (msr->error != 0) return -msr->error;
     memcpy(buffer, &msr->value, size < sizeof msr->value ? size : sizeof msr->value);
     return (ssize_t)size;
   }
   return -EIO;
+}
+
+ssize_t seam_pread(int fd, void *buffer, size_t size, uint64_t offset) {
+  const struct fake_file *file = open_files[fd - FIRST].file;
+  if (strcmp(file->path, "/dev/cpu/0/msr") == 0) return read_msr(buffer, size, offset);
+  if (file->kind == CM_KIND_DIRECTORY) return -EISDIR;
+  const char *content = file->content != NULL ? file->content : "";
+  size_t left = offset < strlen(content) ? strlen(content) - offset : 0;
+  if (file->read_error != 0 && left == 0) return -file->read_error; /* after what there is: a read cut short */
+  size_t count = size < left ? size : left;
+  if (count > 7) count = 7; /* short reads, always */
+  memcpy(buffer, content + offset, count);
+  return (ssize_t)count;
 }
 
 ssize_t seam_write(int fd, const void *buffer, size_t size) {

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   mkdirSync,
   mkdtempSync,
@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { facts, machines, make, probe, run } from './native.ts';
+import { facts, machines, make, probe, program, run } from './native.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'casemate-files-'));
 beforeAll(() => make('probe'));
@@ -253,6 +253,8 @@ test('escape sequences in what a machine says reach neither the terminal nor bre
   // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what must not be there
   expect(text).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/);
   expect(text).toContain('\\x1b]0;owned');
+  const { stdout } = spawnSync(program, ['--json', '--root', root]);
+  expect(() => new TextDecoder('utf-8', { fatal: true }).decode(stdout)).not.toThrow();
   expect(probe(['--root', root]).facts.find(({ id }) => id === 'dump.core-pattern')?.value).toBe(
     '\ufffd\ufffd\ufffdA',
   );

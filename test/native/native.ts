@@ -12,8 +12,11 @@ export const program = `${native}/build/casemate-probe`;
 /** Shared recordings that are not part of the repository; undefined where they are not. */
 export const vectors = [`${repository}../shared/vectors/cpuid`].find((path) => existsSync(path));
 
+/** One at a time: suites run beside each other and build in the same folder. */
 export function make(...targets: string[]): void {
-  execFileSync('make', ['-s', '-C', native, ...targets], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const command = ['make', '-s', '-C', native, ...targets];
+  if (has('flock')) command.unshift('flock', `${native}/Makefile`);
+  execFileSync(command[0] ?? '', command.slice(1), { stdio: ['ignore', 'ignore', 'inherit'] });
 }
 
 export interface Run {

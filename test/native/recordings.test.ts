@@ -108,6 +108,9 @@ describe('the same processor', () => {
     'InstLatx64 with affinity headings': `CPU#000 AffMask: 0x00000001\n${instlat(processor)}\nCPU#001 AffMask: 0x00000002\n${instlat(second)}`,
     'InstLatx64 without headings between processors': instlat(processor) + instlat(second),
     'InstLatx64 that does not number its subleaves': instlat(processor, { numbered: false }),
+    'InstLatx64 with blanks before the colon and bare notes': instlat(processor, {
+      separator: ' :',
+    }).replaceAll('\n', ' GenuineIntel\n'),
     'an AIDA64 report': `  CPU Properties:\n    CPUID Manufacturer          GenuineIntel\n    CPUID Revision              000806F8h\n\n    CPUID Registers (CPU #1):\n${instlat(processor, { separator: '                          ', indent: '      ' })}\n    CPUID Registers (CPU #2 Virtual):\n${instlat(second, { separator: '                          ', indent: '      ' })}`,
     'InstLatx64 with a byte order mark and CRLF': `\ufeff${instlat(processor).replaceAll('\n', '\r\n')}`,
     'a Firecracker fingerprint': fingerprint(processor),
@@ -330,6 +333,91 @@ describe('a recording is refused with one line that names the place, exit 2 and 
           });
       }
     }
+  });
+});
+
+describe('an SEV leaf', () => {
+  const amd = (sev: number[], leafD = [7, 0x340, 0x340, 0]) =>
+    facts([
+      '--cpuid',
+      recording(
+        cpuidR([
+          leaf(0, 0, [0xd, 0x68747541, 0x444d4163, 0x69746e65]),
+          leaf(1, 0, [0x00a20f12, 0, 0, 0]),
+          leaf(0xd, 0, leafD),
+          leaf(0x80000000, 0, [0x8000001f, 0x68747541, 0x444d4163, 0x69746e65]),
+          leaf(0x80000001, 0, [0, 0, 4, 0]),
+          leaf(0x8000001f, 0, sev),
+        ]),
+      ),
+    ]);
+
+  test('that repeats another leaf within the maximum is not believed', () => {
+    const fact = amd([7, 0x340, 0x340, 0]);
+    expect(fact['mem.sev.advertised']).toMatchObject({
+      state: 'unknown',
+      reason: expect.stringContaining('data of leaf 0xd'),
+    });
+    expect(fact['mem.sev.guest']).toMatchObject({ state: 'absent' });
+    expect(fact['contradiction.sev-leaf']).toMatchObject({ state: 'present' });
+  });
+
+  test.each([
+    ['without C-bit and ASIDs, as on some Ryzens', [0x2, 0, 0, 0]],
+    ['without ASIDs on a host', [0x2, 0x33, 0, 0]],
+    ['with SEV-ES and no SEV', [0x8, 0x33, 5, 1]],
+    ['with SEV-SNP and no SEV-ES', [0x12, 0x33, 5, 1]],
+  ])('%s is a contradiction', (_name, registers) => {
+    expect(amd(registers)['contradiction.sev-leaf']).toMatchObject({ state: 'present' });
+  });
+
+  test('that holds together is believed, and is no proof that the host can run such guests', () => {
+    const fact = amd([0x1780f, 0x173, 0x1fd, 1]);
+    expect(fact['contradiction.sev-leaf']).toMatchObject({ state: 'absent' });
+    expect(fact['mem.sev-es.advertised']).toMatchObject({ state: 'present' });
+    expect(fact['mem.sev.enabled']).toMatchObject({ state: 'unknown' });
+  });
+});
+
+test('a hypervisor behind another is found, and Hyper-V that isolates an SNP guest is believed with a reason', () => {
+  const guest = (ebx: number) => [
+    leaf(0, 0, [0xd, 0x68747541, 0x444d4163, 0x69746e65]),
+    leaf(1, 0, [0x00a00f11, 0, 0x80000000, 0]),
+    leaf(0x40000000, 0, [0x4000000c, 0x7263694d, 0x666f736f, 0x76482074]),
+    leaf(0x40000003, 0, [0, ebx, 0, 0]),
+    leaf(0x4000000c, 0, [0, 2, 0, 0]),
+    leaf(0x40000100, 0, [0x40000101, 0x4b4d564b, 0x564b4d56, 0x4d]),
+    leaf(0x80000000, 0, [0x80000008, 0, 0, 0]),
+  ];
+  const isolated = facts(['--cpuid', recording(cpuidR(guest(1 << 22)))]);
+  expect(isolated['virt.hypervisor']).toMatchObject({ value: 'Microsoft Hv' });
+  expect(isolated['virt.hypervisor.nested']).toMatchObject({
+    state: 'present',
+    value: 'KVMKVMKVM at 0x40000100',
+  });
+  expect(isolated['virt.hyperv.isolation']).toMatchObject({ state: 'present', value: 'snp' });
+  expect(isolated['mem.sev-snp.guest']).toMatchObject({
+    state: 'present',
+    reason: expect.stringContaining('Hyper-V says'),
+  });
+  const plain = facts(['--cpuid', recording(cpuidR(guest(0)))]);
+  expect(plain['virt.hyperv.isolation']).toMatchObject({ state: 'absent' });
+  expect(plain['mem.sev-snp.guest']).toMatchObject({ state: 'absent' });
+});
+
+test('a TDX guest shows itself in leaf 0x21', () => {
+  const guest = (maximum: number) => [
+    leaf(0, 0, [maximum, 0x756e6547, 0x6c65746e, 0x49656e69]),
+    leaf(1, 0, [0x000806f8, 0, 0x80000000, 0]),
+    leaf(7, 0, [0, 0, 0, 0]),
+    leaf(0x21, 0, [0, 0x65746e49, 0x20202020, 0x5844546c]),
+    leaf(0x80000000, 0, [0x80000008, 0, 0, 0]),
+  ];
+  expect(facts(['--cpuid', recording(cpuidR(guest(0x21)))])['mem.tdx.guest']).toMatchObject({
+    state: 'present',
+  });
+  expect(facts(['--cpuid', recording(cpuidR(guest(0x20)))])['mem.tdx.guest']).toMatchObject({
+    state: 'absent',
   });
 });
 

@@ -339,7 +339,48 @@ static void beyond_the_maximum(void) {
   report_test("on a Graviton no CPUID is executed and what cannot be seen from there is said so");
 }
 
+static void look_again(const struct fake_file *files) {
+  const struct cm_options options = {.keep = true};
+  struct cm_error error;
+  fake.files = files;
+  if (!cm_machine_open(&machine, &options, &error)) failure = "machine did not open";
+  cm_probe(&machine, &report);
+  cm_machine_close(&machine);
+}
+
+static void looking_again(void) {
+  static struct fake_file files[] = {TEXT("/proc/sys/fs/suid_dumpable", "0\n"), TEXT("/sys/module/kvm_amd/parameters/sev", "Y\n"), NO_MORE};
+  fake_reset();
+  fake.leaves = amd_host;
+  look_again(files);
+  EXPECT(fact(CM_DUMP_SUID)->state == CM_ABSENT);
+  EXPECT(fact(CM_MEM_SEV_ENABLED)->state == CM_PRESENT);
+  int kept = fake_open_count;
+  int asked = fake_cpuid_count;
+  EXPECT(kept == 2 && asked > 5);
+  files[0].content = "2\n";
+  look_again(files);
+  EXPECT(fact(CM_DUMP_SUID)->state == CM_PRESENT && fact(CM_DUMP_SUID)->number == 2);
+  EXPECT(fake_open_count == kept);
+  EXPECT(fake_cpuid_count == asked);
+  report_test("looking again reads files anew without opening them, and asks the processor nothing");
+  files[1].content = "";
+  files[1].read_error = ENODEV;
+  files[1].open_error = ENOENT;
+  look_again(files);
+  EXPECT(fact(CM_MEM_SEV_ENABLED)->state == CM_UNKNOWN);
+  EXPECT(strstr(fact(CM_MEM_SEV_ENABLED)->evidence, "ENOENT") != NULL);
+  EXPECT(fake_open_count == kept - 1);
+  report_test("a kept file that goes away is looked up again, and its descriptor closed");
+  files[1].content = "N\n";
+  files[1].read_error = files[1].open_error = 0;
+  look_again(files);
+  EXPECT(fact(CM_MEM_SEV_ENABLED)->state == CM_ABSENT);
+  report_test("a file that comes back is found");
+}
+
 int main(void) {
+  looking_again();
   msr_errors();
   sev_status_errors();
   intel_msrs();

@@ -79,10 +79,13 @@ export function fakeDynamoDb(effects: Effects): { client: DynamoDBClient; rows: 
       const values = unmarshall(ExpressionAttributeValues as Marshalled);
       return effects.write(`update ${pk}`, () => {
         if (!holds(ConditionExpression, rows.get(pk), values)) throw conditionFailed();
-        const [, attribute = '', value = ''] =
-          /^SET (\w+) = (:\w+)$/.exec(command.input.UpdateExpression ?? '') ?? [];
-        if (!(value in values)) throw new Error('unknown update');
-        rows.set(pk, { ...rows.get(pk), pk, [attribute]: values[value] });
+        const update = /^SET (\w+ = :\w+(?:, \w+ = :\w+)*)$/.exec(command.input.UpdateExpression ?? '');
+        if (!update) throw new Error('unknown update');
+        const set = (update[1] as string).split(', ').map((term) => {
+          const [attribute, value] = term.split(' = ') as [string, string];
+          return [attribute, values[value]] as const;
+        });
+        rows.set(pk, { ...rows.get(pk), pk, ...Object.fromEntries(set) });
         return {};
       });
     }
@@ -100,6 +103,8 @@ export function fakeDynamoDb(effects: Effects): { client: DynamoDBClient; rows: 
 function holds(condition: string | undefined, row: Row | undefined, values: Row): boolean {
   if (condition === undefined) return true;
   return condition.split(' AND ').every((term) => {
+    const either = /^\((.+) OR (.+)\)$/.exec(term);
+    if (either) return holds(either[1], row, values) || holds(either[2], row, values);
     if (term === 'attribute_not_exists(pk)') return row === undefined;
     const match = /^(\w+) (=|>) (:\w+)$/.exec(term);
     if (!match) throw new Error(`the table does not know the condition ${term}`);

@@ -107,6 +107,8 @@ export const aPosture = (overrides: Partial<PostureItem> = {}): PostureItem => (
   instanceId: VM_ID,
   standing: aStanding(),
   facts: [],
+  attestations: [],
+  evidenceRefusal: null,
   contradicted: false,
   refusals: { count: 0, last: null },
   verdict: 'compliant',

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, type X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics } from '@aws-lambda-powertools/metrics';
@@ -13,6 +13,8 @@ import { createHandler as issueDiskKeys } from '../../lambdas/issue-disk-keys/ha
 import { createHandler as observeVm } from '../../lambdas/observe-vm/handler.ts';
 import { createHandler as sweep } from '../../lambdas/sweep/handler.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
+import { defaultPolicies, type EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
+import type { EvidenceRoots } from '../../lib/domain/evidence-judgement.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
@@ -73,6 +75,9 @@ export function createWorld(
   options: {
     readonly mode?: Mode;
     readonly policy?: PolicyEngine;
+    readonly evidencePolicies?: EvidencePolicies;
+    readonly evidenceRoots?: EvidenceRoots;
+    readonly authorities?: readonly X509Certificate[];
     readonly logLevel?: 'SILENT' | 'DEBUG';
   } = {},
 ) {
@@ -182,7 +187,15 @@ export function createWorld(
         return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20)}`;
       },
     }),
-    'ingest-report': ingestReport({ ...common(), apiOrigin: API_ORIGIN, reportMaxAgeSeconds: 900 }),
+    'ingest-report': ingestReport({
+      ...common(),
+      apiOrigin: API_ORIGIN,
+      reportMaxAgeSeconds: 900,
+      evidenceMaxAgeSeconds: 7200,
+      evidencePolicies: options.evidencePolicies ?? defaultPolicies,
+      authorities: options.authorities ?? [],
+      ...(options.evidenceRoots ? { evidenceRoots: options.evidenceRoots } : {}),
+    }),
     'apply-isolation': applyIsolation({
       ...common(),
       ec2: ec2.client,

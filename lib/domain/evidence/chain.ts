@@ -27,31 +27,43 @@ export interface ChainRules {
   readonly cache?: ChainCache | undefined;
 }
 
-/** Remembers certificates that were read, and which were verified to be signed by which. */
+/** Remembers what was read from bytes, and whose signature was verified by which key. */
 export interface ChainCache {
+  /** A certificate, read once. */
   readonly read: ReadCertificate;
+  /** Whatever `make` reads from `bytes` and nothing else, read once. */
+  readonly remember: <T extends object>(bytes: Uint8Array, make: (bytes: Uint8Array) => T) => T;
   readonly hasLink: (link: string) => boolean;
   readonly addLink: (link: string) => void;
 }
+
+const maxRememberedBytes = 65_536;
 
 /**
  * Bytes and signatures do not change, so what was read once need not be read again, nor a link that held be computed
  * again; dates, usages and pins are looked at each time. Holds at most `size` of each, the newest.
  */
 export function createChainCache(size = 256): ChainCache {
-  const certificates = new Map<string, Certificate>();
+  const readers = new Map<unknown, Map<string, object>>();
   const links = new Set<string>();
+  const remember: ChainCache['remember'] = (bytes, make) => {
+    // What a stranger sends is read before it is verified; many large inputs must not fill the memory.
+    if (bytes.length > maxRememberedBytes) return make(bytes);
+    const entries = readers.get(make) ?? new Map<string, object>();
+    readers.set(make, entries);
+    const key = hex(sha256(bytes));
+    const known = entries.get(key);
+    // Filed under the function that made it, so it is what that function makes.
+    if (known) return known as ReturnType<typeof make>;
+    // A view would keep the whole evidence alive that the bytes came in.
+    const made = make(new Uint8Array(bytes));
+    dropOldest(entries, size);
+    entries.set(key, made);
+    return made;
+  };
   return {
-    read: (der) => {
-      const key = hex(sha256(der));
-      const known = certificates.get(key);
-      if (known) return known;
-      // A view would keep the whole evidence alive that the certificate came in.
-      const certificate = parseCertificate(new Uint8Array(der));
-      dropOldest(certificates, size);
-      certificates.set(key, certificate);
-      return certificate;
-    },
+    read: (der) => remember(der, parseCertificate),
+    remember,
     hasLink: (link) => links.has(link),
     addLink: (link) => {
       dropOldest(links, size);
@@ -60,7 +72,7 @@ export function createChainCache(size = 256): ChainCache {
   };
 }
 
-function dropOldest(entries: Map<string, unknown> | Set<string>, size: number): void {
+function dropOldest(entries: Map<string, object> | Set<string>, size: number): void {
   const [oldest] = entries.keys();
   if (entries.size >= size && oldest !== undefined) entries.delete(oldest);
 }
@@ -127,13 +139,27 @@ function requireSigned(
   if (!algorithms.includes(certificate.signatureAlgorithm)) {
     throw new EvidenceError('CERTIFICATE_ALGORITHM_WEAK', certificate.subjectText);
   }
-  const link = `${certificate.fingerprint} ${issuer.fingerprint}`;
-  if (cache?.hasLink(link)) return;
-  if (!certificate.isSignedBy(issuer.publicKey)) {
+  const isSigned = isLinked(certificate.fingerprint, issuer, cache, () =>
+    certificate.isSignedBy(issuer.publicKey),
+  );
+  if (!isSigned) {
     throw new EvidenceError(
       'CERTIFICATE_SIGNATURE_INVALID',
       `${certificate.subjectText} is not signed by ${issuer.subjectText}`,
     );
   }
-  cache?.addLink(link);
+}
+
+/** Whether `issuer` signed what has this fingerprint, signature included; computed once where there is a cache. */
+export function isLinked(
+  fingerprint: string,
+  issuer: Certificate,
+  cache: ChainCache | undefined,
+  compute: () => boolean,
+): boolean {
+  const link = `${fingerprint} ${issuer.fingerprint}`;
+  if (cache?.hasLink(link)) return true;
+  const holds = compute();
+  if (holds) cache?.addLink(link);
+  return holds;
 }

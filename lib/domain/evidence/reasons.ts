@@ -148,6 +148,10 @@ export const REASONS = {
     'The first certificate is not a VCEK or VLEK.',
     'Pass the VCEK or VLEK first, then ASK or ASVK, then ARK.',
   ),
+  SNP_CERTIFICATE_TABLE_MALFORMED: malformed(
+    'The table of certificates that came with the report does not hold together.',
+    'Pass the certificates one by one; the host wrote the table.',
+  ),
   SNP_PRODUCT_UNKNOWN: refused(
     'The processor is of no product with a public chain of certificates, or does not fit the report’s version.',
     'Look for a newer version of Casemate.',

@@ -13,6 +13,7 @@
 
 #define CM_LEAVES_MAX 512
 #define CM_MSRS_MAX 64
+#define CM_KEPT_MAX 48
 #define CM_TEXT_MAX 16384
 #define CM_NAMES_MAX 64
 #define CM_ARCHITECTURE_MAX 16
@@ -37,14 +38,23 @@ struct cm_processor {
   char architecture[CM_ARCHITECTURE_MAX]; /* empty: not said */
 };
 
+/* A file that stays open between looks, to be read from its start again: the kernel makes the content of a /proc
+ * or /sys file when it is read, and opening it costs twice as much as reading. */
+struct cm_kept {
+  int fd;
+  char path[96];
+};
+
 struct cm_machine {
   bool recorded_leaves;    /* leaves and MSRs come from a recording, none is read from the processor */
   bool recorded_root;      /* files come from a directory other than / */
   int root;                /* directory fd, or -1 when there are no files to look at */
-  const char *root_name;   /* for messages */
   struct cm_processor processor;
   size_t unreadable_size;
   char unreadable[4096];   /* recorded errors: lines "ENAME /path" */
+  bool keep_files;
+  size_t kept_count;
+  struct cm_kept kept[CM_KEPT_MAX];
   char scratch[CM_TEXT_MAX + 1];
 };
 
@@ -92,9 +102,9 @@ struct cm_content {
 /* Reads a whole small text file. */
 struct cm_content cm_read_text(struct cm_machine *machine, const char *path);
 
-/* Reads small text files below one directory, which is looked up once: begin, read each by name, end. */
+/* Reads small text files below one directory, which is looked up once: enter, read each by its whole path, leave. */
 int cm_enter(struct cm_machine *machine, const char *directory);
-struct cm_content cm_read_text_in(struct cm_machine *machine, int directory, const char *name);
+struct cm_content cm_read_text_in(struct cm_machine *machine, int directory, const char *path);
 void cm_leave(int directory);
 
 /* Reads a file to its first blank line (/proc/cpuinfo, whose whole may be large); complete lines only. */

@@ -11,8 +11,9 @@ void cm_probe(struct cm_machine *machine, struct cm_report *report);
 struct cm_options {
   const char *cpuid_file; /* NULL: root's cpuid.txt, else the processor */
   const char *root;       /* NULL: /, or nothing when cpuid_file is given */
-  bool keep_leaves;       /* the processor's leaves stay from the last time: they do not change under a process,
-                             and each costs a VM exit in a guest (5 µs measured) */
+  bool keep;              /* for a machine that is looked at again and again: the processor's leaves stay (they do
+                             not change under a process, and each costs a VM exit in a guest, 5 µs measured), and
+                             files of / stay open and are read anew; the machine must be zero at first */
 };
 
 /* One line that says what is wrong and where. */

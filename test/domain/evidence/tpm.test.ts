@@ -295,10 +295,10 @@ describe('a TPM quote is malformed', () => {
   test('or refused when its attest bytes, signature or PCRs are changed in any way', () => {
     const verify = (name: 'attest' | 'signature' | 'pcrs') => (bytes: Buffer) =>
       verifyWith({ [name]: bytes });
-    expectNoMutationAccepted(attest, verify('attest'), { runs: 1_000 });
-    expectNoMutationAccepted(Buffer.from(usual.signature), verify('signature'), { runs: 1_000 });
+    expectNoMutationAccepted(attest, verify('attest'), { runs: 400 });
+    expectNoMutationAccepted(Buffer.from(usual.signature), verify('signature'), { runs: 400 });
     const file = makeSerialized();
-    expectNoMutationAccepted(file, (bytes) => verifyWith({ pcrs: bytes }), { runs: 1_000 });
+    expectNoMutationAccepted(file, (bytes) => verifyWith({ pcrs: bytes }), { runs: 400 });
   });
 });
 

@@ -1,12 +1,12 @@
 import * as z from 'zod';
-import { requireSize } from '../bytes.ts';
+import { hex, requireSize, sha256 } from '../bytes.ts';
 import { type Certificate, parsePem } from '../certificate.ts';
-import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
+import { type ChainCache, isLinked, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
 import { parseCrl, type RevocationList, requireNotRevoked } from './crl.ts';
 import { isSigned, type TdxTrust } from './verify.ts';
 
-const maxCollateralBytes = 4_194_304;
+const maxCollateralBytes = 1_048_576;
 
 const hexText = (bytes: number) => z.string().regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`));
 const anyHex = z.string().regex(/^(?:[0-9a-fA-F]{2})+$/);
@@ -91,7 +91,7 @@ export interface Collateral {
 }
 
 /** Reads collateral; each text is kept exactly as it stands, since that is what Intel signed. */
-export function parseCollateral(bytes: Uint8Array, cache?: ChainCache): Collateral {
+export function parseCollateral(bytes: Uint8Array): Collateral {
   requireSize(bytes, maxCollateralBytes);
   const file = parse(fileSchema, new TextDecoder().decode(bytes), 'the file');
   return {
@@ -101,12 +101,12 @@ export function parseCollateral(bytes: Uint8Array, cache?: ChainCache): Collater
       {
         text: file.tcb_info,
         signature: Buffer.from(file.tcb_info_signature, 'hex'),
-        chain: parsePem(file.tcb_info_issuer_chain, cache?.read),
+        chain: parsePem(file.tcb_info_issuer_chain),
       },
       {
         text: file.qe_identity,
         signature: Buffer.from(file.qe_identity_signature, 'hex'),
-        chain: parsePem(file.qe_identity_issuer_chain, cache?.read),
+        chain: parsePem(file.qe_identity_issuer_chain),
       },
     ],
     pckCrl: parseCrl(Buffer.from(file.pck_crl, 'hex')),
@@ -120,7 +120,7 @@ export function verifyCollateral(
   pckChain: readonly Certificate[],
   trust: TdxTrust,
 ): void {
-  const { at } = trust;
+  const { at, cache } = trust;
   const [pck, platformCa] = pckChain;
   const root = pckChain.at(-1);
   if (!pck || !platformCa || !root) throw new EvidenceError('CHAIN_INCOMPLETE', 'PCK chain');
@@ -130,20 +130,18 @@ export function verifyCollateral(
       roots: trust.roots,
       algorithms: [signatureAlgorithms.ecdsaSha256],
       leafKeyUsage: 'digitalSignature',
-      cache: trust.cache,
+      cache,
     });
     const [signer] = chain;
+    const isIntels = signer !== undefined && isSignedText(text, signature, signer, cache);
     // Any certificate of Intel's would chain; only this one speaks for collateral.
-    if (
-      signer?.commonName !== 'Intel SGX TCB Signing' ||
-      !isSigned(Buffer.from(text), signer.publicKey, signature)
-    ) {
+    if (!isIntels || signer.commonName !== 'Intel SGX TCB Signing') {
       throw new EvidenceError('TDX_COLLATERAL_INVALID', `signed by ${signer?.subjectText}`);
     }
-    requireNotRevoked(collateral.rootCrl, root, signer, at);
+    requireNotRevoked(collateral.rootCrl, root, signer, at, cache);
   }
-  requireNotRevoked(collateral.pckCrl, platformCa, pck, at);
-  requireNotRevoked(collateral.rootCrl, root, platformCa, at);
+  requireNotRevoked(collateral.pckCrl, platformCa, pck, at, cache);
+  requireNotRevoked(collateral.rootCrl, root, platformCa, at, cache);
   for (const { issueDate, nextUpdate } of [collateral.tcbInfo, collateral.qeIdentity]) {
     if (at < issueDate || at > nextUpdate) {
       throw new EvidenceError(
@@ -152,6 +150,17 @@ export function verifyCollateral(
       );
     }
   }
+}
+
+function isSignedText(
+  text: string,
+  signature: Uint8Array,
+  signer: Certificate,
+  cache: ChainCache | undefined,
+): boolean {
+  const bytes = Buffer.from(text);
+  const fingerprint = hex(sha256(bytes, signature));
+  return isLinked(fingerprint, signer, cache, () => isSigned(bytes, signer.publicKey, signature));
 }
 
 function parse<T>(schema: z.ZodType<T>, text: string, what: string): T {

@@ -2,7 +2,7 @@ import { hex } from '../bytes.ts';
 import type { ChainCache } from '../chain.ts';
 import { judge, type Verdict } from '../verdict.ts';
 import { parseTdxQuote } from './bytes.ts';
-import { parseCollateral, verifyCollateral } from './collateral.ts';
+import { type Collateral, parseCollateral, verifyCollateral } from './collateral.ts';
 import { defaultTdxPolicy, judgeTdx, type TdxExpectation, type TdxPolicy } from './policy.ts';
 import { intelRoots, readTdxEvidence, type TdxEvidence, verifyTdxEvidence } from './verify.ts';
 
@@ -44,7 +44,7 @@ export function verifyTdx(input: TdxInput): Verdict<TdxClaims> {
     format: 'tdx',
     parse: () => ({
       evidence: readTdxEvidence(parseTdxQuote(input.quote), cache),
-      collateral: input.collateral && parseCollateral(input.collateral, cache),
+      collateral: input.collateral && readCollateral(input.collateral, cache),
     }),
     verify: ({ evidence, collateral }, checks) => {
       const trusted = verifyTdxEvidence(evidence, trust, checks);
@@ -60,6 +60,11 @@ export function verifyTdx(input: TdxInput): Verdict<TdxClaims> {
     policy: ({ evidence, collateral }, checks) =>
       judgeTdx(evidence, collateral, policy, expected, at, checks),
   });
+}
+
+/** Collateral is the same for many quotes, for weeks. */
+function readCollateral(bytes: Uint8Array, cache: ChainCache | undefined): Collateral {
+  return cache ? cache.remember(bytes, parseCollateral) : parseCollateral(bytes);
 }
 
 function claims({ quote, platform }: TdxEvidence): TdxClaims {

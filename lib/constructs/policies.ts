@@ -1,0 +1,23 @@
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { createPolicyEngine, readPolicySources } from '../policy/engine.ts';
+
+/** The policies and their schema, as they are deployed. */
+export const POLICY_FOLDER = fileURLToPath(new URL('../../policies/', import.meta.url));
+
+/** Cedar itself: the build that the functions import, which cannot be resolved without importing it. */
+export const CEDAR_WASM = join(
+  dirname(createRequire(import.meta.url).resolve('@cedar-policy/cedar-wasm/nodejs')),
+  '../web/cedar_wasm_bg.wasm',
+);
+
+/**
+ * Policies that do not parse, or that the schema refuses, would deny everything once they are deployed.
+ *
+ * @throws PolicySetError naming the file and the fault
+ */
+export function validatePolicies(folder: string = POLICY_FOLDER): void {
+  createPolicyEngine(readFileSync(CEDAR_WASM), readPolicySources(pathToFileURL(join(folder, '/'))));
+}

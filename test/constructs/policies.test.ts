@@ -1,0 +1,31 @@
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { POLICY_FOLDER, validatePolicies } from '../../lib/constructs/policies.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'casemate-policies-'));
+  cpSync(POLICY_FOLDER, folder, { recursive: true });
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const policy = (condition: string) =>
+  `@id("mine") @reason("MINE") permit (principal, action == Casemate::Action::"Manage", resource) when { ${condition} };`;
+
+describe('policies at synth', () => {
+  test('are those of the project, and are accepted', () => {
+    expect(() => validatePolicies()).not.toThrow();
+    writeFileSync(join(folder, 'mine.cedar'), policy('principal.state == "running"'));
+    expect(() => validatePolicies(folder)).not.toThrow();
+  });
+
+  test.each([
+    ['does not parse', 'principal.state ==', /mine\.cedar/],
+    ['reads what the schema does not know', 'principal.colour == "red"', /mine: .*colour/],
+  ])('refuse one that %s', (_, condition, message) => {
+    writeFileSync(join(folder, 'mine.cedar'), policy(condition));
+    expect(() => validatePolicies(folder)).toThrow(message);
+  });
+});
