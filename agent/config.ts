@@ -8,10 +8,11 @@ export class ConfigError extends Error {
 }
 
 /** HPKE and signatures do not authenticate the server: TLS does. Loopback is the embedded cloud. */
-const apiUrl = z.url().refine(
+const apiUrl = z.url({ abort: true }).refine(
   (text) => {
     const url = new URL(text);
-    return url.protocol === 'https:' || ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname);
+    const loopback = ['127.0.0.1', '[::1]', 'localhost'].includes(url.hostname);
+    return url.protocol === 'https:' || (url.protocol === 'http:' && loopback);
   },
   { error: 'must be https (http only on loopback)' },
 );

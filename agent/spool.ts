@@ -13,6 +13,7 @@ export interface Spool {
   add(report: UnsentReport): number;
   /** Oldest first. */
   list(): readonly string[];
+  /** Undefined when it is not there, or no report: one such file must not keep the others waiting. */
   read(name: string): UnsentReport | undefined;
   remove(name: string): void;
 }
@@ -37,9 +38,17 @@ export function openSpool(stateDir: string, max: number): Spool {
     read(name) {
       const text = readIfThere(join(folder, name));
       if (text === undefined) return undefined;
-      const parsed = unsentReport.safeParse(JSON.parse(text));
+      const parsed = unsentReport.safeParse(parseJson(text));
       return parsed.success ? parsed.data : undefined;
     },
     remove: (name) => removeIfThere(join(folder, name)),
   };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined; // no report, as the schema will say
+  }
 }

@@ -1,12 +1,13 @@
 import {
   closeSync,
+  fchmodSync,
   fsyncSync,
   mkdirSync,
   openSync,
   readFileSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 
@@ -21,7 +22,11 @@ export function writeDurably(path: string, content: string): void {
   const temporary = `${path}.new`;
   const fd = openSync(temporary, 'w', 0o600);
   try {
-    writeSync(fd, content);
+    // One that a crash left there keeps its mode otherwise.
+    fchmodSync(fd, 0o600);
+    // Writes all or throws; writeSync may write a part, as on a full disk, and what was whole before it would
+    // be replaced by that part.
+    writeFileSync(fd, content);
     fsyncSync(fd);
   } finally {
     closeSync(fd);

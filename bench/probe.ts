@@ -3,9 +3,7 @@
  * medians, ratios, and the bars of the design. A tool that is not here is skipped, with the reason.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFileSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { nativeAddon, probe } from '../agent/probe.ts';
 
@@ -92,15 +90,11 @@ function peakResident() {
 }
 
 function binarySizes() {
-  const directory = mkdtempSync(join(tmpdir(), 'casemate-bench-'));
-  const stripped = join(directory, 'stripped');
-  const sizes: Record<string, number> = {};
-  for (const name of ['casemate-probe', 'casemate.node']) {
-    execFileSync('strip', ['-o', stripped, `${native}/build/${name}`]);
-    sizes[`${name} (stripped)`] = statSync(stripped).size;
-  }
-  rmSync(directory, { recursive: true });
-  return sizes;
+  const names = ['casemate-probe', 'casemate.node'];
+  execFileSync('make', ['-s', '-C', native, ...names.map((name) => `build/${name}.stripped`)]);
+  return Object.fromEntries(
+    names.map((name) => [`${name} (stripped)`, statSync(`${native}/build/${name}.stripped`).size]),
+  );
 }
 
 execFileSync('make', ['-s', '-C', native, 'probe', 'addon'], { stdio: ['ignore', 'ignore', 'inherit'] });

@@ -1,7 +1,7 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { EC2Client } from '@aws-sdk/client-ec2';
 import { EventBridgeClient } from '@aws-sdk/client-eventbridge';
@@ -19,8 +19,9 @@ import { CREDENTIALS, type Emulators, REGION, startEmulators } from './local/emu
 import { startEventLog } from './local/event-log.ts';
 import { createIdentityIssuer } from './local/identity-issuer.ts';
 import { startMetadata } from './local/metadata.ts';
-import { runToEnd } from './local/process.ts';
+import { removeAtEnd, runToEnd } from './local/process.ts';
 import { ensurePython } from './local/python.ts';
+import { FAILURE, keepLogs, makeScratch } from './local/scratch.ts';
 import { createNetwork, findInstance, launch, type Network, PLANS } from './local/vms.ts';
 import { waitingFor } from './local/waiting.ts';
 
@@ -50,9 +51,19 @@ if (other) {
 const cleanups: (() => unknown)[] = [];
 const interrupted = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => interrupted.abort());
+// A terminal that went away must not keep anything from being undone.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 
-const folder = mkdtempSync(join(tmpdir(), 'casemate-'));
-cleanups.push(() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }));
+rmSync(FAILURE, { recursive: true, force: true });
+const folder = makeScratch();
+let failed = false;
+cleanups.push(() => {
+  if (failed) {
+    keepLogs(folder);
+    process.stderr.write(`The logs are kept in ${relative(process.cwd(), FAILURE)} until the next start.\n`);
+  }
+  rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+});
 
 const timings: Record<string, number> = {};
 const views = (fleet: ReadonlyMap<string, VmRecord>) => {
@@ -75,7 +86,19 @@ interface State {
   issuer: Awaited<ReturnType<typeof createIdentityIssuer>>;
 }
 
-/** A step of the start, timed; it ends at once when somebody interrupts. */
+/** Rejects when somebody interrupts. */
+function interruption(): Promise<never> {
+  return new Promise((_, reject) => {
+    const abort = () => reject(new Error('interrupted'));
+    if (interrupted.signal.aborted) abort();
+    interrupted.signal.addEventListener('abort', abort, { once: true });
+  });
+}
+
+/**
+ * A step of the start, timed. When somebody interrupts, it still gets a moment to end by itself, so that what
+ * it started is known to the clean-up.
+ */
 function step(
   title: string,
   name: string,
@@ -85,16 +108,11 @@ function step(
     title,
     task: async (state: State, task: { title: string; output: string }) => {
       const began = Date.now();
-      await Promise.race([
-        run(state, (text) => {
-          task.output = text;
-        }),
-        new Promise<never>((_, reject) => {
-          const abort = () => reject(new Error('interrupted'));
-          if (interrupted.signal.aborted) abort();
-          interrupted.signal.addEventListener('abort', abort, { once: true });
-        }),
-      ]).catch((error: unknown) => {
+      const running = run(state, (text) => {
+        task.output = text;
+      });
+      await Promise.race([running, interruption()]).catch(async (error: unknown) => {
+        await Promise.race([running.catch(() => undefined), sleep(5000)]);
         throw new StepError(error instanceof Error ? error.message : String(error), { cause: error });
       });
       timings[name] = (Date.now() - began) / 1000;
@@ -113,10 +131,20 @@ const tableOf = (state: State) => ({
 const steps = new Listr<State, 'default' | 'simple', 'simple'>(
   [
     step('Python environment with the emulators', 'python', async (state) => {
-      state.python = await ensurePython(join(folder, 'python.log'));
+      state.python = await ensurePython(join(folder, 'python.log'), interrupted.signal);
     }),
     step('Native probe', 'native', async () => {
-      await runToEnd(['npm', 'run', '--silent', 'build:native'], { log: join(folder, 'native.log') });
+      const { signal } = interrupted;
+      await runToEnd(['npm', 'run', '--silent', 'build:native'], {
+        log: join(folder, 'native.log'),
+        signal,
+      }).catch((cause: Error) => {
+        if (signal.aborted) throw cause;
+        throw new Error(
+          `it does not build; it needs a C compiler and make (Debian: apt-get install build-essential)\n${cause.message}`,
+          { cause },
+        );
+      });
     }),
     step('AWS emulators', 'emulators', async (state) => {
       state.emulators = await startEmulators(state.python, folder);
@@ -141,7 +169,7 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
       cleanups.push(() => feed.stop());
       const metadata = await startMetadata(state.issuer, (id) => findInstance(ec2, id));
       cleanups.push(() => metadata.stop());
-      const agents = startAgents({ python: state.python, emulators, outputs, metadata, folder, ec2 });
+      const agents = startAgents({ emulators, outputs, metadata, folder, ec2 });
       cleanups.push(() => agents.stop());
       state.network = await createNetwork(ec2);
       if (options.once) return; // gone before anybody could look
@@ -155,6 +183,7 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
         network: state.network,
       };
       mkdirSync(new URL('.', LOCAL_ENVIRONMENT), { recursive: true });
+      removeAtEnd(fileURLToPath(LOCAL_ENVIRONMENT));
       writeFileSync(LOCAL_ENVIRONMENT, JSON.stringify(environment, null, 2));
       cleanups.push(() => rmSync(new URL('.', LOCAL_ENVIRONMENT), { recursive: true, force: true }));
     }),
@@ -167,7 +196,7 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
       const table = tableOf(state);
       const deadline = Date.now() + options.timeout * 1000;
       let said = '';
-      for (;;) {
+      while (!interrupted.signal.aborted) {
         state.fleet = await readFleet(table);
         const waiting = waitingFor(state.ids, state.fleet, new Date());
         if (waiting.length === 0) return;
@@ -175,15 +204,14 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
         if (text !== said) say(text);
         said = text;
         if (Date.now() > deadline) {
-          throw new Error(
-            `not converged after ${options.timeout} s:\n  ${waiting.join('\n  ')}\nlogs: ${folder}`,
-          );
+          throw new Error(`not converged after ${options.timeout} s:\n  ${waiting.join('\n  ')}`);
         }
         await Promise.race([sleep(250), state.emulators.died]);
       }
     }),
   ],
   {
+    registerSignalListeners: false, // its own end the process at once, with everything still running
     // Progress is drawn on stderr: stdout belongs to the result.
     renderer: process.stderr.isTTY ? 'default' : 'simple',
     fallbackRenderer: 'simple',
@@ -196,20 +224,23 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
 async function main(): Promise<number> {
   const state = {} as State;
   const began = Date.now();
-  await steps.run(state);
-  timings['total'] = (Date.now() - began) / 1000;
-  const vms = views(state.fleet);
-  if (options.json) process.stdout.write(`${JSON.stringify({ vms, timings }, null, 2)}\n`);
-  else process.stdout.write(`${fleetTable(vms, process.stdout)}\n`);
+  try {
+    await steps.run(state);
+  } finally {
+    timings['total'] = (Date.now() - began) / 1000;
+    // Also when they did not converge: it says how far they came.
+    if (state.fleet && !interrupted.signal.aborted) {
+      const vms = views(state.fleet);
+      if (options.json) process.stdout.write(`${JSON.stringify({ vms, timings }, null, 2)}\n`);
+      else process.stdout.write(`${fleetTable(vms, process.stdout)}\n`);
+    }
+  }
   if (options.once) return 0;
   process.stderr.write(HOW_TO_POKE);
-  await Promise.race([
-    state.emulators.died,
-    new Promise<void>((resolve) => {
-      if (interrupted.signal.aborted) resolve();
-      interrupted.signal.addEventListener('abort', () => resolve(), { once: true });
-    }),
-  ]);
+  await Promise.race([state.emulators.died, interruption()]).catch((error: unknown) => {
+    if (!interrupted.signal.aborted) throw error;
+  });
+  process.stderr.write('stopping…\n');
   return 0;
 }
 
@@ -231,9 +262,10 @@ let finishing: Promise<never> | undefined;
 function finish(code: number): Promise<never> {
   finishing ??= (async () => {
     let exitCode = code;
-    for (const cleanup of cleanups.reverse()) {
+    failed = code === 1;
+    while (cleanups.length > 0) {
       try {
-        await cleanup();
+        await cleanups.pop()?.();
       } catch (error) {
         process.stderr.write(`while stopping: ${error instanceof Error ? error.message : String(error)}\n`);
         exitCode ||= 1;

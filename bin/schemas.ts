@@ -1,14 +1,21 @@
-/** Writes the JSON Schema of every event into docs/schemas, for consumers in other languages. */
+/** Writes the JSON Schemas of the probe's output and of every event into docs/, for other languages. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import * as z from 'zod';
 import { EVENTS } from '../lib/domain/events.ts';
+import { probeResult } from '../lib/domain/fact.ts';
 
-const folder = new URL('../docs/schemas/', import.meta.url);
+const docs = new URL('../docs/', import.meta.url);
+const schemas: (readonly [file: string, title: string, schema: z.ZodType])[] = [
+  ['probe.schema.json', 'casemate-probe --json', probeResult],
+  ...Object.entries(EVENTS).map(
+    ([type, schema]) => [`schemas/${type.toLowerCase().replaceAll(' ', '-')}.json`, type, schema] as const,
+  ),
+];
 const check = process.argv.includes('--check');
 let stale = 0;
-for (const [detailType, schema] of Object.entries(EVENTS)) {
-  const file = new URL(`${detailType.toLowerCase().replaceAll(' ', '-')}.json`, folder);
-  const text = `${JSON.stringify({ title: detailType, ...z.toJSONSchema(schema) }, null, 2)}\n`;
+for (const [name, title, schema] of schemas) {
+  const file = new URL(name, docs);
+  const text = `${JSON.stringify({ title, ...z.toJSONSchema(schema) }, null, 2)}\n`;
   if (!check) writeFileSync(file, text);
   else if (readIfThere(file) !== text) {
     process.stderr.write(`${file.pathname.split('/').at(-1)} is not what the code says: npm run schemas\n`);

@@ -39,6 +39,7 @@ export const common = { TABLE_NAME: nonEmpty, AWS_REGION: nonEmpty };
 /** Settings that every queue-driven function has. */
 export const queueDriven = { ...common, BUS_NAME: nonEmpty, REJECTED_QUEUE_URL: z.url() };
 
-export const apiOrigin = z.url().refine((url) => new URL(url).origin === url, {
+// `abort`: what is no URL must not reach the refinement, which would throw in place of naming the variable.
+export const apiOrigin = z.url({ abort: true }).refine((url) => new URL(url).origin === url, {
   error: 'must be scheme and host alone, like https://api.example.com',
 });

@@ -7,7 +7,8 @@ import type { SQSClient } from '@aws-sdk/client-sqs';
 import middy from '@middy/core';
 import type { Context, SQSBatchResponse, SQSEvent } from 'aws-lambda';
 import { type Envelope, type Parsed, parseEnvelope } from '../lib/domain/envelope.ts';
-import { send, sendable } from './aws/sqs.ts';
+import { VersionConflictError } from './aws/dynamodb.ts';
+import { send } from './aws/sqs.ts';
 
 /** What every queue-driven function needs around its work. */
 export interface QueueDeps {
@@ -73,9 +74,9 @@ export function createQueueHandler<T>(deps: QueueDeps, queueFunction: QueueFunct
         outcomes.set(
           record.messageId,
           awaitedLater(
-            send(deps.sqs, deps.rejectedQueueUrl, sendable(record.body.slice(0, REJECTED_BODY_MAX_CHARS)), {
+            send(deps.sqs, deps.rejectedQueueUrl, record.body.slice(0, REJECTED_BODY_MAX_CHARS), {
               reason: parsed.reason,
-              detail: sendable(parsed.detail.slice(0, 1000)) || '-',
+              detail: parsed.detail.slice(0, 1000) || '-',
               function: queueFunction.name,
               messageId: record.messageId,
             }),
@@ -116,13 +117,38 @@ export function createQueueHandler<T>(deps: QueueDeps, queueFunction: QueueFunct
     .handler(handle);
 }
 
+const CONFLICT_ATTEMPTS = 3;
+
+/**
+ * Another worker wrote first: those items look and decide again at once. Back in the queue they would wait
+ * for minutes, with a fence still open or evidence growing old.
+ */
+async function withoutConflicts<T>(
+  queueFunction: QueueFunction<T>,
+  work: readonly Work<T>[],
+  attempts: number,
+): Promise<readonly Promise<void>[]> {
+  const outcomes = await queueFunction.run(work);
+  if (attempts === 1) return outcomes;
+  const settled = await Promise.allSettled(outcomes);
+  const conflicted = settled.flatMap((outcome, i) =>
+    outcome.status === 'rejected' && outcome.reason instanceof VersionConflictError ? [i] : [],
+  );
+  if (conflicted.length === 0) return outcomes;
+  await new Promise((resolve) => setTimeout(resolve, 20 + Math.random() * 200));
+  // Whoever was stopped between storing and announcing announces now.
+  const again = conflicted.flatMap((i) => (work[i] ? [{ ...work[i], redelivered: true }] : []));
+  const retried = await withoutConflicts(queueFunction, again, attempts - 1);
+  return outcomes.map((outcome, i) => retried[conflicted.indexOf(i)] ?? outcome);
+}
+
 /** A failure before the batch fell into single outcomes is every item's failure. */
 async function settleTogether<T>(
   queueFunction: QueueFunction<T>,
   work: readonly Work<T>[],
 ): Promise<readonly Promise<void>[]> {
   try {
-    return await queueFunction.run(work);
+    return await withoutConflicts(queueFunction, work, CONFLICT_ATTEMPTS);
   } catch (error) {
     return work.map(() => awaitedLater(Promise.reject(error)));
   }
@@ -144,7 +170,8 @@ export function oncePerVm<T>(
       byVm.set(id, list);
     }
   }
-  const runs = new Map([...byVm].map(([id, items]) => [id, converge(id, items)]));
+  const run = async (id: string, items: readonly Work<T>[]) => converge(id, items); // a throw is its own, too
+  const runs = new Map([...byVm].map(([id, items]) => [id, run(id, items)]));
   return work.map((item) =>
     awaitedLater(
       Promise.allSettled(vmsOf(item.value).map((id) => runs.get(id))).then((results) => {

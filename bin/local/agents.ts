@@ -13,7 +13,6 @@ import { MACHINE_TAG, MACHINES, PROTECT_TAG } from './vms.ts';
 const AGENT = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
 
 export interface AgentSurroundings {
-  readonly python: string;
   readonly emulators: Emulators;
   readonly outputs: Outputs;
   readonly metadata: MetadataServer;
@@ -90,7 +89,7 @@ function startAgent(surroundings: AgentSurroundings, id: string, machine: string
   };
   const configFile = join(home, 'agent.json');
   writeFileSync(configFile, JSON.stringify(config, null, 2), { mode: 0o600 });
-  return startService(surroundings.python, [process.execPath, AGENT, 'run', '--config', configFile], {
+  return startService([process.execPath, AGENT, 'run', '--config', configFile], {
     log: join(home, 'agent.log'),
     env: awsEnvironment(emulators),
   });

@@ -3,7 +3,6 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { CloudFormationClient, paginateListStackResources } from '@aws-sdk/client-cloudformation';
 import { DynamoDBClient, UpdateTimeToLiveCommand } from '@aws-sdk/client-dynamodb';
-import { SetQueueAttributesCommand, SQSClient } from '@aws-sdk/client-sqs';
 import { ACCOUNT, awsEnvironment, CREDENTIALS, type Emulators, REGION } from './emulators.ts';
 import { runToEnd } from './process.ts';
 
@@ -61,7 +60,7 @@ export async function deploy(
   return outputs[STACK] ?? {};
 }
 
-function cdkEnvironment(emulators: Emulators): Record<string, string | undefined> {
+function cdkEnvironment(emulators: Emulators): Record<string, string> {
   return {
     ...awsEnvironment(emulators),
     CDK_DEFAULT_ACCOUNT: ACCOUNT,
@@ -71,54 +70,44 @@ function cdkEnvironment(emulators: Emulators): Record<string, string | undefined
   };
 }
 
-interface Template {
-  readonly Resources: Record<
-    string,
-    { readonly Type: string; readonly Properties?: Record<string, unknown> }
+/** What of a synthesized template is read here. */
+export interface Template {
+  readonly Resources: Readonly<
+    Record<string, { readonly Type: string; readonly Properties?: Readonly<Record<string, unknown>> }>
   >;
 }
 
+interface TimeToLive {
+  readonly AttributeName: string;
+  readonly Enabled: boolean;
+}
+
+/** The TTL of each table of a template, by logical id. */
+export function timesToLive(template: Template): ReadonlyMap<string, TimeToLive> {
+  return new Map(
+    Object.entries(template.Resources).flatMap(([logicalId, { Type, Properties }]) => {
+      const ttl = Properties?.['TimeToLiveSpecification'] as TimeToLive | undefined;
+      return Type === 'AWS::DynamoDB::GlobalTable' && ttl ? [[logicalId, ttl] as const] : [];
+    }),
+  );
+}
+
 /**
- * CloudFormation here makes queues without their redrive policy and tables without their TTL
- * (docs/embedded-cloud.md): both are read from the template and set through the services' own calls.
+ * CloudFormation here makes tables without their TTL (docs/embedded-cloud.md): it is read from the template and
+ * set by DynamoDB's own call.
  */
 async function applyWhatTheEmulatorDrops(emulators: Emulators, templateFile: string): Promise<void> {
   const options = { endpoint: emulators.aws, region: REGION, credentials: CREDENTIALS };
-  const { Resources } = JSON.parse(readFileSync(templateFile, 'utf8')) as Template;
-  const physical = new Map<string, string>();
+  const template = JSON.parse(readFileSync(templateFile, 'utf8')) as Template;
+  const ttls = timesToLive(template);
+  const dynamodb = new DynamoDBClient(options);
   const client = new CloudFormationClient(options);
   for await (const page of paginateListStackResources({ client }, { StackName: STACK })) {
-    for (const r of page.StackResourceSummaries ?? []) {
-      physical.set(r.LogicalResourceId ?? '', r.PhysicalResourceId ?? '');
-    }
-  }
-  const sqs = new SQSClient(options);
-  const dynamodb = new DynamoDBClient(options);
-  for (const [logicalId, { Type, Properties = {} }] of Object.entries(Resources)) {
-    const redrive = Properties['RedrivePolicy'] as
-      | { deadLetterTargetArn: { 'Fn::GetAtt': [string, string] }; maxReceiveCount: number }
-      | undefined;
-    if (Type === 'AWS::SQS::Queue' && redrive) {
-      const dlqUrl = physical.get(redrive.deadLetterTargetArn['Fn::GetAtt'][0]) ?? '';
-      const deadLetterTargetArn = `arn:aws:sqs:${REGION}:${ACCOUNT}:${dlqUrl.split('/').at(-1)}`;
-      await sqs.send(
-        new SetQueueAttributesCommand({
-          QueueUrl: physical.get(logicalId),
-          Attributes: {
-            RedrivePolicy: JSON.stringify({ deadLetterTargetArn, maxReceiveCount: redrive.maxReceiveCount }),
-          },
-        }),
-      );
-    }
-    if (Type === 'AWS::DynamoDB::GlobalTable') {
+    for (const { LogicalResourceId, PhysicalResourceId } of page.StackResourceSummaries ?? []) {
+      const TimeToLiveSpecification = ttls.get(LogicalResourceId ?? '');
+      if (!TimeToLiveSpecification) continue;
       await dynamodb.send(
-        new UpdateTimeToLiveCommand({
-          TableName: physical.get(logicalId),
-          TimeToLiveSpecification: Properties['TimeToLiveSpecification'] as {
-            AttributeName: string;
-            Enabled: boolean;
-          },
-        }),
+        new UpdateTimeToLiveCommand({ TableName: PhysicalResourceId, TimeToLiveSpecification }),
       );
     }
   }

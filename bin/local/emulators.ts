@@ -22,9 +22,7 @@ export interface Emulators {
 }
 
 /** What a process needs to take the emulators for AWS. */
-export function awsEnvironment(
-  emulators: Pick<Emulators, 'aws' | 'ec2'>,
-): Record<string, string | undefined> {
+export function awsEnvironment(emulators: Pick<Emulators, 'aws' | 'ec2'>): Record<string, string> {
   return {
     ...baseEnvironment(),
     AWS_ENDPOINT_URL: emulators.aws,
@@ -34,8 +32,6 @@ export function awsEnvironment(
     AWS_DEFAULT_REGION: REGION,
     AWS_ACCESS_KEY_ID: CREDENTIALS.accessKeyId,
     AWS_SECRET_ACCESS_KEY: CREDENTIALS.secretAccessKey,
-    AWS_SESSION_TOKEN: undefined,
-    AWS_PROFILE: undefined,
     AWS_EC2_METADATA_DISABLED: 'true',
   };
 }
@@ -62,12 +58,12 @@ export async function startEmulators(
     await Promise.all(started.map((service) => service.stop()));
   };
   try {
-    const moto = startService(python, [python, MOTO_SERVER, '-H', '127.0.0.1', '-p', String(ec2Port)], {
+    const moto = startService([python, MOTO_SERVER, '-H', '127.0.0.1', '-p', String(ec2Port)], {
       log: join(folder, 'ec2.log'),
       env: { ...baseEnvironment(), MOTO_ACCOUNT_ID: ACCOUNT },
     });
     started.push(moto);
-    const ministack = startService(python, [python, AWS_SERVER], {
+    const ministack = startService([python, AWS_SERVER], {
       log: join(folder, 'aws.log'),
       cwd: state,
       env: {

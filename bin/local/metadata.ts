@@ -25,6 +25,7 @@ const MAX_TTL_SECONDS = 21_600;
 export async function startMetadata(
   issuer: IdentityIssuer,
   instances: (id: string) => Promise<Instance | undefined>,
+  now: () => number = Date.now,
 ): Promise<MetadataServer> {
   const tokens = new Map<string, { readonly instanceId: string; readonly expiresAt: number }>();
 
@@ -45,11 +46,11 @@ export async function startMetadata(
       const ttl = Number(header(TOKEN_TTL_HEADER));
       if (!Number.isInteger(ttl) || ttl < 1 || ttl > MAX_TTL_SECONDS) return void send(400);
       const token = randomBytes(32).toString('base64url');
-      tokens.set(token, { instanceId, expiresAt: Date.now() + ttl * 1000 });
+      tokens.set(token, { instanceId, expiresAt: now() + ttl * 1000 });
       return void send(200, token);
     }
     const token = tokens.get(header(TOKEN_HEADER) ?? '');
-    if (!token || token.instanceId !== instanceId || token.expiresAt < Date.now()) return void send(401);
+    if (!token || token.instanceId !== instanceId || token.expiresAt < now()) return void send(401);
     if (request.method !== 'GET') return void send(405);
     switch (path) {
       case '/latest/meta-data/instance-id':

@@ -74,7 +74,9 @@ export async function createNetwork(ec2: EC2Client): Promise<Network> {
   };
   const images = await ec2.send(new DescribeImagesCommand({ Owners: ['amazon'] }));
   return {
-    imageId: images.Images?.find((image) => image.RootDeviceName === '/dev/sda1')?.ImageId ?? '',
+    imageId:
+      images.Images?.find((image) => image.RootDeviceName === '/dev/sda1' && image.Platform === undefined)
+        ?.ImageId ?? '',
     subnetId: subnet.Subnet?.SubnetId ?? '',
     web: await group('web', 443),
     admin: await group('admin', 22),
@@ -101,10 +103,10 @@ export async function launch(ec2: EC2Client, network: Network, plan: VmPlan): Pr
         Groups: i === 0 ? [network.web, network.admin] : [network.admin],
       })),
       BlockDeviceMappings: [
-        { DeviceName: '/dev/sda1', Ebs: { VolumeSize: 8, Encrypted: true } },
+        { DeviceName: '/dev/sda1', Ebs: { VolumeSize: 8, Encrypted: true, DeleteOnTermination: true } },
         ...Array.from({ length: plan.dataVolumes }, (_, i) => ({
           DeviceName: `/dev/sd${String.fromCharCode('f'.charCodeAt(0) + i)}`,
-          Ebs: { VolumeSize: 20, Encrypted: true },
+          Ebs: { VolumeSize: 20, Encrypted: true, DeleteOnTermination: false },
         })),
       ],
       TagSpecifications: [{ ResourceType: 'instance', Tags: tags }],

@@ -24,6 +24,11 @@ export class CorruptItemError extends Error {
   override readonly name = 'CorruptItemError';
 }
 
+/** The table left keys unread however often it was asked: it is throttled. Retryable. */
+export class UnprocessedKeysError extends Error {
+  override readonly name = 'UnprocessedKeysError';
+}
+
 export interface Table {
   readonly client: DynamoDBClient;
   readonly name: string;
@@ -37,13 +42,28 @@ interface Versioned {
 
 const BATCH_GET_MAX = 100;
 
-/** Reads items by key, strongly consistent, as many as asked for. Absent keys are absent in the answer. */
+/** Two of these apart by doubling waits take about two seconds. */
+const BATCH_GET_ATTEMPTS = 6;
+
+/** Items by key. A corrupt one throws when it is asked for, so that it fails alone and not its batch. */
+export interface Items<T> {
+  /** @throws CorruptItemError */
+  get(pk: string): T | undefined;
+  /** Those that are not corrupt. */
+  values(): readonly T[];
+}
+
+/**
+ * Reads items by key, strongly consistent, as many as asked for. Absent keys are absent in the answer.
+ *
+ * @throws UnprocessedKeysError
+ */
 export async function getItems<T>(
   table: Table,
   keys: readonly string[],
   schema: z.ZodType<T>,
-): Promise<ReadonlyMap<string, T>> {
-  const found = new Map<string, T>();
+): Promise<Items<T>> {
+  const found = new Map<string, z.ZodSafeParseResult<T>>();
   const unique = [...new Set(keys)];
   const chunks: string[][] = [];
   for (let i = 0; i < unique.length; i += BATCH_GET_MAX) chunks.push(unique.slice(i, i + BATCH_GET_MAX));
@@ -51,6 +71,7 @@ export async function getItems<T>(
     chunks.map(async (chunk) => {
       let request: string[] = chunk;
       for (let attempt = 0; request.length > 0; attempt++) {
+        if (attempt >= BATCH_GET_ATTEMPTS) throw new UnprocessedKeysError(`${request.length} keys left`);
         if (attempt > 0)
           await new Promise((resolve) => setTimeout(resolve, Math.random() * 50 * 2 ** attempt));
         const answer = await table.client.send(
@@ -63,7 +84,7 @@ export async function getItems<T>(
         for (const row of answer.Responses?.[table.name] ?? []) {
           const item: unknown = unmarshall(row);
           const pk = (item as { pk: string }).pk;
-          found.set(pk, parseItem(pk, item, schema));
+          found.set(pk, schema.safeParse(item));
         }
         request = (answer.UnprocessedKeys?.[table.name]?.Keys ?? []).map((key) =>
           String(unmarshall(key)['pk']),
@@ -71,14 +92,14 @@ export async function getItems<T>(
       }
     }),
   );
-  return found;
-}
-
-/** @throws CorruptItemError */
-function parseItem<T>(pk: string, item: unknown, schema: z.ZodType<T>): T {
-  const parsed = schema.safeParse(item);
-  if (!parsed.success) throw new CorruptItemError(`${pk}: ${parsed.error.message}`);
-  return parsed.data;
+  return {
+    get(pk) {
+      const parsed = found.get(pk);
+      if (parsed?.success === false) throw new CorruptItemError(`${pk}: ${parsed.error.message}`);
+      return parsed?.data;
+    },
+    values: () => [...found.values()].flatMap((parsed) => (parsed.success ? [parsed.data] : [])),
+  };
 }
 
 /**
@@ -124,7 +145,8 @@ export async function create<T extends { readonly pk: string }>(table: Table, it
 }
 
 /**
- * Writes several new items, all or none.
+ * Writes several new items, all or none. Two transactions on the same items at once can cancel each other,
+ * so that neither is stored: that is thrown as it is, to be tried again.
  *
  * @throws VersionConflictError when one of them is there already
  */
@@ -143,9 +165,7 @@ export async function createAll(
   } catch (error) {
     const conflict =
       error instanceof TransactionCanceledException &&
-      error.CancellationReasons?.some(
-        (reason) => reason.Code === 'ConditionalCheckFailed' || reason.Code === 'TransactionConflict',
-      );
+      error.CancellationReasons?.some((reason) => reason.Code === 'ConditionalCheckFailed');
     if (conflict) throw new VersionConflictError(items.map((item) => item.pk).join(', '), { cause: error });
     throw error;
   }
@@ -203,9 +223,32 @@ export async function consumeChallenge(
   }
 }
 
-/** Every item of the table, page by page; eventually consistent, for listing and sweeping. */
+/** What a sweep decides by: all but facts, evidence and past decisions, which are most of a posture's bytes. */
+const SWEPT = [
+  'pk version instanceId observation firstSeenAt managed leavingScope decision missingSince gone',
+  'disk volumeId generations standing contradicted refusals verdict reasons policies validUntil decidedAt',
+  'profile applied mode interfaces changedAt evidenceRefusal',
+].flatMap((line) => line.split(' '));
+
+/**
+ * The items that a sweep decides by, page by page, eventually consistent. What was left out is given back
+ * empty, so that the items keep their shape.
+ */
 export async function* scanItems(table: Table): AsyncGenerator<Record<string, unknown>> {
-  for await (const page of paginateScan({ client: table.client }, { TableName: table.name })) {
-    for (const row of page.Items ?? []) yield unmarshall(row);
+  const scan = {
+    TableName: table.name,
+    ProjectionExpression: SWEPT.map((_, i) => `#a${i}`).join(', '),
+    ExpressionAttributeNames: Object.fromEntries(SWEPT.map((name, i) => [`#a${i}`, name])),
+    FilterExpression: 'NOT begins_with(#a0, :nonce) AND NOT begins_with(#a0, :collateral)',
+    ExpressionAttributeValues: { ':nonce': { S: 'nonce#' }, ':collateral': { S: 'collateral#' } },
+  };
+  for await (const page of paginateScan({ client: table.client }, scan)) {
+    for (const row of page.Items ?? []) {
+      const item: Record<string, unknown> = unmarshall(row);
+      const pk = String(item['pk']);
+      if (pk.startsWith('posture#')) yield { ...item, facts: [], attestations: [], decisions: [] };
+      else if (pk.startsWith('isolation#')) yield { ...item, decisions: [] };
+      else yield item;
+    }
   }
 }

@@ -27,6 +27,12 @@ export class Ec2ShapeError extends Error {
   override readonly name = 'Ec2ShapeError';
 }
 
+/** What EC2 shows of VMs, by id. One that cannot be understood throws when asked for, and so fails alone. */
+export interface Observations {
+  /** @throws Ec2ShapeError */
+  get(instanceId: string): Observation | undefined;
+}
+
 /**
  * Observes VMs by id with two calls for each 200. By filter, because one unknown id fails a call by id;
  * a VM that EC2 does not show is absent in the answer.
@@ -35,17 +41,18 @@ export async function observeVms(
   client: EC2Client,
   region: string,
   instanceIds: readonly string[],
-): Promise<ReadonlyMap<string, Observation>> {
+): Promise<Observations> {
   const [instances, volumes] = await Promise.all([
     describeInstances(client, instanceIds),
     describeVolumesOf(client, instanceIds),
   ]);
-  return new Map(
-    instances.map(({ instance, accountId }) => {
-      const seen = toObservation(instance, accountId, region, volumes.get(instance.InstanceId ?? '') ?? []);
-      return [seen.instanceId, seen];
-    }),
-  );
+  const shown = new Map(instances.map((each) => [each.instance.InstanceId ?? '', each]));
+  return {
+    get(id) {
+      const found = shown.get(id);
+      return found && toObservation(found.instance, found.accountId, region, volumes.get(id) ?? []);
+    },
+  };
 }
 
 /** Ids of the VMs that these volumes are attached to. */
@@ -250,19 +257,22 @@ const MANAGED_TAG = 'casemate:managed';
 const PROFILE_TAG = 'casemate:profile';
 const FENCES = ['probation', 'quarantine'] as const;
 
-/** The Casemate groups that exist in these VPCs; a VPC that lacks one of the two is absent. */
+/** Casemate groups by VPC. One where they could not be made throws when asked for, and so fails alone. */
+export interface GroupsByVpc {
+  get(vpcId: string): CasemateGroups | undefined;
+}
+
+/** The Casemate groups of these VPCs by id, and by the name that they will have where they do not exist. */
 export async function findGroups(
   client: EC2Client,
   vpcIds: readonly string[],
 ): Promise<ReadonlyMap<string, CasemateGroups>> {
   const found = await describeOwnGroups(client, vpcIds);
-  const complete = new Map<string, CasemateGroups>();
-  for (const vpcId of vpcIds) {
-    const probation = found.get(`${vpcId}/probation`)?.GroupId;
-    const quarantine = found.get(`${vpcId}/quarantine`)?.GroupId;
-    if (probation && quarantine) complete.set(vpcId, { probation, quarantine });
-  }
-  return complete;
+  const idOf = (vpcId: string, profile: (typeof FENCES)[number]) =>
+    found.get(`${vpcId}/${profile}`)?.GroupId ?? groupName(profile);
+  return new Map(
+    vpcIds.map((id) => [id, { probation: idOf(id, 'probation'), quarantine: idOf(id, 'quarantine') }]),
+  );
 }
 
 /**
@@ -273,23 +283,30 @@ export async function ensureGroups(
   client: EC2Client,
   vpcIds: readonly string[],
   egress: ProbationEgress,
-): Promise<ReadonlyMap<string, CasemateGroups>> {
+  onFault: (message: string) => void,
+): Promise<GroupsByVpc> {
   const found = await describeOwnGroups(client, vpcIds);
-  const ensured = new Map<string, CasemateGroups>();
-  await Promise.all(
-    vpcIds.map(async (vpcId) => {
+  const outcomes = await Promise.allSettled(
+    vpcIds.map(async (vpcId): Promise<CasemateGroups> => {
       const [probation, quarantine] = await Promise.all(
         FENCES.map(async (profile) => {
           const group = found.get(`${vpcId}/${profile}`) ?? (await createGroup(client, vpcId, profile));
-          await healRules(client, group, profile === 'probation' ? egressRules(egress) : []);
+          await healRules(client, group, profile === 'probation' ? egressRules(egress) : [], onFault);
           return group.GroupId ?? '';
         }),
       );
       if (!probation || !quarantine) throw new Ec2ShapeError(`${vpcId}: a security group has no id`);
-      ensured.set(vpcId, { probation, quarantine });
+      return { probation, quarantine };
     }),
   );
-  return ensured;
+  const ensured = new Map(vpcIds.map((vpcId, i) => [vpcId, outcomes[i]]));
+  return {
+    get(vpcId) {
+      const outcome = ensured.get(vpcId);
+      if (outcome?.status === 'rejected') throw outcome.reason;
+      return outcome?.value;
+    },
+  };
 }
 
 async function describeOwnGroups(
@@ -343,9 +360,15 @@ async function createGroup(
     // Another worker made it first: the one that is there serves both.
     if (!(error instanceof Error && error.name === 'InvalidGroup.Duplicate')) throw error;
   }
-  const group = (await describeOwnGroups(client, [vpcId])).get(`${vpcId}/${profile}`);
-  if (!group) throw new Ec2ShapeError(`${vpcId}: ${groupName(profile)} was made and is not shown yet`);
-  return group;
+  // EC2 shows a new group a moment later.
+  for (const waitMs of [0, 200, 500, 1000, 2000]) {
+    if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+    const group = (await describeOwnGroups(client, [vpcId])).get(`${vpcId}/${profile}`);
+    if (group) return group;
+  }
+  throw new Ec2ShapeError(
+    `${vpcId}: a group ${groupName(profile)} is there and not ours (no tag ${MANAGED_TAG}=true): rename or tag it`,
+  );
 }
 
 function egressRules(egress: ProbationEgress): IpPermission[] {
@@ -370,6 +393,7 @@ async function healRules(
   client: EC2Client,
   group: SecurityGroup,
   wanted: readonly IpPermission[],
+  onFault: (message: string) => void,
   attempt = 1,
 ): Promise<void> {
   const GroupId = group.GroupId ?? '';
@@ -388,9 +412,19 @@ async function healRules(
     if (excess.length > 0) {
       await client.send(new RevokeSecurityGroupEgressCommand({ GroupId, IpPermissions: excess }));
     }
-    if (missing.length > 0) {
-      await client.send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: missing }));
-    }
+    // One rule a call: a peer that does not exist in this VPC must not keep the others closed.
+    const opened = await Promise.allSettled(
+      missing.map((rule) =>
+        client.send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: [rule] })),
+      ),
+    );
+    const faults = opened.flatMap((outcome) =>
+      outcome.status === 'rejected' ? [outcome.reason as Error] : [],
+    );
+    const duplicate = faults.find((fault) => fault.name === 'InvalidPermission.Duplicate');
+    if (duplicate) throw duplicate;
+    // Too closed is safe, and quarantine must not wait for an opening rule: said, not thrown.
+    for (const fault of faults) onFault(`${group.VpcId}: ${group.GroupName}: ${fault.message}`);
   } catch (error) {
     // Another worker puts the same group right: what it left to do is seen by looking again.
     const overtaken =
@@ -400,7 +434,7 @@ async function healRules(
     const own = await describeOwnGroups(client, [group.VpcId ?? '']);
     const again = [...own.values()].find((other) => other.GroupId === GroupId);
     if (!again) throw error;
-    await healRules(client, again, wanted, attempt + 1);
+    await healRules(client, again, wanted, onFault, attempt + 1);
   }
 }
 

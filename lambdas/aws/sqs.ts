@@ -6,14 +6,16 @@ export class SendError extends Error {
 }
 
 /**
- * Text that SQS takes: it refuses control characters and halves of surrogate pairs, in bodies and attributes.
+ * Text as SQS takes it: the characters of XML 1.0, whole. Anything else is refused with the whole message.
  * https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
  */
-export function sendable(text: string): string {
-  return text.replace(/[^\t\n\r\u0020-\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu, '\uFFFD');
+function sqsText(text: string): string {
+  return text
+    .toWellFormed()
+    .replace(/[^\t\n\r\u{20}-\u{D7FF}\u{E000}-\u{FFFD}\u{10000}-\u{10FFFF}]/gu, '\u{FFFD}');
 }
 
-/** Puts one message into a queue, with string attributes. */
+/** Puts one message into a queue, with string attributes; a character that no queue takes becomes U+FFFD. */
 export async function send(
   client: SQSClient,
   queueUrl: string,
@@ -23,9 +25,12 @@ export async function send(
   await client.send(
     new SendMessageCommand({
       QueueUrl: queueUrl,
-      MessageBody: body,
+      MessageBody: sqsText(body),
       MessageAttributes: Object.fromEntries(
-        Object.entries(attributes).map(([name, value]) => [name, { DataType: 'String', StringValue: value }]),
+        Object.entries(attributes).map(([name, value]) => [
+          name,
+          { DataType: 'String', StringValue: sqsText(value) },
+        ]),
       ),
     }),
   );

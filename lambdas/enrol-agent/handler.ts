@@ -96,12 +96,13 @@ async function enrol(deps: Deps, request: EnrolmentRequest): Promise<Answer> {
   ]);
   const vm = vms.get(`vm#${instanceId}`);
   if (vm && vm.observation.accountId !== document.accountId) return refuse('IDENTITY_FOREIGN');
-  const disks = await readDisks(deps.table, vm?.observation.volumes.map((volume) => volume.id) ?? []);
+  const volumeIds = vm?.observation.volumes.map((volume) => volume.id) ?? [];
+  const disks = await readDisks(deps.table, volumeIds);
   const decision = decideEnrolment({
     vm,
     enrolment: enrolments.get(enrolKey),
     publicKey: request.agentPublicKey,
-    disks: [...disks.values()],
+    disks: volumeIds.flatMap((id) => disks.get(id) ?? []),
     now,
   });
   switch (decision.kind) {
@@ -117,9 +118,12 @@ async function enrol(deps: Deps, request: EnrolmentRequest): Promise<Answer> {
           enrolledAt: now.toISOString(),
         });
       } catch (error) {
-        // Two first enrolments at once: one won, and only one of them can be the VM.
-        if (error instanceof VersionConflictError) return refuse('ENROL_OTHER_KEY');
-        throw error;
+        if (!(error instanceof VersionConflictError)) throw error;
+        // Two first enrolments at once: one won, and only one of them can be the VM. With the same key they
+        // are the same agent, that did not wait for its answer.
+        const winner = (await getItems(deps.table, [enrolKey], enrolItem)).get(enrolKey);
+        if (winner?.publicKey !== request.agentPublicKey) return refuse('ENROL_OTHER_KEY');
+        return { kind: 'ok', status: 200, body: { status: 'already-enrolled', instanceId } };
       }
       deps.metrics.addMetric('AgentEnrolled', MetricUnit.Count, 1);
       return { kind: 'ok', status: 201, body: { status: 'enrolled', instanceId } };

@@ -33,7 +33,7 @@ export function createHandler(deps: Deps) {
         ids.map((id) => `vm#${id}`),
         vmItem,
       );
-      const volumes = [...vms.values()].flatMap((vm) => vm.observation.volumes.map((volume) => volume.id));
+      const volumes = vms.values().flatMap((vm) => vm.observation.volumes.map((volume) => volume.id));
       const disks = await readDisks(deps.table, volumes);
       return oncePerVm(
         work,
@@ -43,7 +43,7 @@ export function createHandler(deps: Deps) {
           if (!vm) return;
           const redelivered = items.some((item) => item.redelivered);
           const outcomes = await Promise.allSettled(
-            vm.observation.volumes.map((volume) =>
+            vm.observation.volumes.map(async (volume) =>
               converge(deps, vm, volume, disks.get(volume.id), redelivered),
             ),
           );

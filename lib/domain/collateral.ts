@@ -13,6 +13,8 @@ export const collateralItem = z.strictObject({
   expiresAt: z.number(),
 });
 
+export type CollateralItem = z.infer<typeof collateralItem>;
+
 /** Shorter than any VLEK lives (a year), long enough to hold between reports of a fleet. */
 export const COLLATERAL_SECONDS = 7 * 86_400;
 

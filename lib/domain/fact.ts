@@ -6,6 +6,12 @@ export const factId = z
   .max(64)
   .regex(/^[a-z0-9]+([.-][a-z0-9]+)*$/);
 
+/** Text that the table and Cedar can hold: no half of a surrogate pair, which JSON can spell out. */
+const text = z
+  .string()
+  .max(1024)
+  .refine((s) => s.isWellFormed(), { error: 'half of a surrogate pair' });
+
 /**
  * One fact as the probe reports it. `unknown` always says why (`reason`) and is never read as `absent`.
  * `evidence` names the leaf, register and bit, the MSR, or the file that the state was read from.
@@ -13,10 +19,10 @@ export const factId = z
 export const factSchema = z.strictObject({
   id: factId,
   state: z.enum(['present', 'absent', 'unknown']),
-  value: z.union([z.string().max(1024), z.number(), z.boolean()]).optional(),
-  reason: z.string().max(1024).optional(),
-  evidence: z.string().max(1024),
-  hint: z.string().max(1024).optional(),
+  value: z.union([text, z.number().int(), z.boolean()]).optional(),
+  reason: text.optional(),
+  evidence: text,
+  hint: text.optional(),
 });
 export type Fact = z.infer<typeof factSchema>;
 

@@ -150,7 +150,7 @@ export function assessPosture(
   }
   return {
     verdict: input.previous === 'noncompliant' && quarantine.errors.length > 0 ? 'noncompliant' : 'unproven',
-    reasons: errors.length > 0 ? ['POLICY_ERROR', ...leave.reasons] : [...leave.reasons],
+    reasons: errors.length > 0 ? [...new Set(['POLICY_ERROR', ...leave.reasons])] : [...leave.reasons],
     policies: [...leave.policies],
     validUntil,
   };

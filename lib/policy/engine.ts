@@ -21,7 +21,11 @@ export type PolicyResource =
   | { readonly type: 'Disk'; readonly id: string; readonly sizeGiB: number };
 
 export interface PolicyEngine {
-  /** Decides one question. Never throws for what a VM can influence: what cannot be evaluated is denied. */
+  /**
+   * Decides one question. Never throws for what a VM can influence: what cannot be evaluated is denied. One
+   * policy that fails to evaluate denies ReleaseKey and LeaveProbation whatever the others say, because Cedar
+   * skips it, and it may have been a `forbid`.
+   */
   decide(
     action: PolicyAction,
     vm: Observation,
@@ -40,6 +44,8 @@ export function readPolicySources(folder: URL): PolicySources {
     policies: new Map(files.map((name) => [name, readFileSync(new URL(name, folder), 'utf8')])),
   };
 }
+
+const DENIED_BY_ERRORS: ReadonlySet<PolicyAction> = new Set(['ReleaseKey', 'LeaveProbation']);
 
 let policySets = 0;
 let ready = false;
@@ -87,7 +93,7 @@ export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): Po
     decide(action, vm, resource, context) {
       const principal = { type: 'Casemate::Vm', id: vm.instanceId };
       const target = { type: `Casemate::${resource.type}`, id: resource.id };
-      const answer = cedar.statefulIsAuthorized({
+      const answer = isAuthorized({
         principal,
         action: { type: 'Casemate::Action', id: action },
         resource: target,
@@ -115,18 +121,33 @@ export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): Po
         return { allowed: false, reasons: ['POLICY_ERROR'], policies: [], errors };
       }
       const { decision, diagnostics } = answer.response;
+      const errors = diagnostics.errors.map((fault) => `${fault.policyId}: ${fault.error.message}`);
+      if (decision === 'allow' && errors.length > 0 && DENIED_BY_ERRORS.has(action)) {
+        const erring = diagnostics.errors.map((fault) => fault.policyId).sort();
+        return { allowed: false, reasons: ['POLICY_ERROR'], policies: erring, errors };
+      }
       const policies = [...diagnostics.reason].sort();
       const codes = policies.map((id) => reasons.get(id) ?? id);
       return {
         allowed: decision === 'allow',
         reasons: codes.length > 0 ? [...new Set(codes)] : ['NO_POLICY_PERMITS'],
         policies,
-        errors: diagnostics.errors.map((fault) => `${fault.policyId}: ${fault.error.message}`),
+        errors,
       };
     },
   };
   engine.decide('Manage', WARM_UP, { type: 'Fleet', id: 'warm-up' }, {});
   return engine;
+}
+
+/** Cedar throws, in place of answering, at what its JSON cannot carry, like half of a surrogate pair. */
+function isAuthorized(call: cedar.StatefulAuthorizationCall): cedar.AuthorizationAnswer {
+  try {
+    return cedar.statefulIsAuthorized(call);
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    return { type: 'failure', errors: [{ message } as cedar.DetailedError], warnings: [] };
+  }
 }
 
 /** Facts as Cedar's context holds them: every value as a string, absent when there is none. */

@@ -25,6 +25,7 @@ export interface WorldVm {
   state: string;
   tags: Record<string, string>;
   launchTime: Date;
+  readonly vpcId?: string;
   readonly amdSevSnp: 'enabled' | 'disabled' | undefined;
   interfaces: WorldInterface[];
   volumes: {
@@ -46,7 +47,7 @@ interface WorldGroup {
 
 export const ACCOUNT = '123456789012';
 export const REGION = 'eu-west-1';
-const VPC = 'vpc-0a1b2c3d4e5f60718';
+const DEFAULT_VPC = 'vpc-0a1b2c3d4e5f60718';
 
 /** EC2 at the edge of the client: a few VMs, their volumes, interfaces and groups. */
 export function fakeEc2(effects: Effects) {
@@ -109,7 +110,7 @@ export function fakeEc2(effects: Effects) {
         NetworkInterfaces: found.flatMap((vm) =>
           vm.interfaces.map((eni) => ({
             NetworkInterfaceId: eni.id,
-            VpcId: VPC,
+            VpcId: vm.vpcId ?? DEFAULT_VPC,
             InterfaceType: 'interface',
             RequesterManaged: eni.requesterManaged ?? false,
             Groups: eni.groups.map((GroupId) => ({ GroupId })),
@@ -120,19 +121,21 @@ export function fakeEc2(effects: Effects) {
     }
     if (command instanceof DescribeSecurityGroupsCommand) {
       await effects.read();
-      return { SecurityGroups: [...groups.values()].map((group) => structuredClone(group)) };
+      const vpcs = command.input.Filters?.find(({ Name }) => Name === 'vpc-id')?.Values ?? [];
+      const found = [...groups.values()].filter((group) => vpcs.includes(group.VpcId));
+      return { SecurityGroups: found.map((group) => structuredClone(group)) };
     }
     if (command instanceof CreateSecurityGroupCommand) {
-      const { GroupName = '', TagSpecifications } = command.input;
+      const { GroupName = '', VpcId = '', TagSpecifications } = command.input;
       return effects.write(`create ${GroupName}`, () => {
-        if ([...groups.values()].some((group) => group.GroupName === GroupName)) {
+        if ([...groups.values()].some((group) => group.GroupName === GroupName && group.VpcId === VpcId)) {
           throw Object.assign(new Error('exists'), { name: 'InvalidGroup.Duplicate' });
         }
         const GroupId = `sg-${String(++groupCount).padStart(8, '0')}`;
         groups.set(GroupId, {
           GroupId,
           GroupName,
-          VpcId: VPC,
+          VpcId,
           Tags: TagSpecifications?.[0]?.Tags ?? [],
           IpPermissions: [],
           IpPermissionsEgress: [{ IpProtocol: '-1', IpRanges: [{ CidrIp: '0.0.0.0/0' }] }],
@@ -188,13 +191,13 @@ function describe(vm: WorldVm) {
     LaunchTime: vm.launchTime,
     InstanceType: 'm6a.large',
     ImageId: 'ami-0123456789abcdef0',
-    VpcId: VPC,
+    VpcId: vm.vpcId ?? DEFAULT_VPC,
     RootDeviceName: '/dev/xvda',
     Tags: Object.entries(vm.tags).map(([Key, Value]) => ({ Key, Value })),
     CpuOptions: vm.amdSevSnp === undefined ? {} : { AmdSevSnp: vm.amdSevSnp },
     NetworkInterfaces: vm.interfaces.map((eni) => ({
       NetworkInterfaceId: eni.id,
-      VpcId: VPC,
+      VpcId: vm.vpcId ?? DEFAULT_VPC,
       InterfaceType: 'interface',
       Groups: eni.groups.map((GroupId) => ({ GroupId })),
     })),

@@ -12,9 +12,9 @@ import { createHandler as ingestReport } from '../../lambdas/ingest-report/handl
 import { createHandler as issueDiskKeys } from '../../lambdas/issue-disk-keys/handler.ts';
 import { createHandler as observeVm } from '../../lambdas/observe-vm/handler.ts';
 import { createHandler as sweep } from '../../lambdas/sweep/handler.ts';
-import type { EvidenceRoots } from '../../lib/domain/attestation.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
 import { defaultPolicies, type EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
+import type { EvidenceRoots } from '../../lib/domain/evidence-judgement.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
@@ -32,17 +32,30 @@ export interface Message {
   receives: number;
 }
 
+interface Command {
+  readonly constructor: { readonly name: string };
+  readonly input: Record<string, unknown>;
+}
+
+interface Fault {
+  readonly call: string;
+  readonly error: Error;
+  readonly when: (input: Record<string, unknown>) => boolean;
+}
+
 let engine: PolicyEngine | undefined;
 
 /** The project's own policies in Cedar itself. */
 export function projectPolicies(): PolicyEngine {
-  engine ??= createPolicyEngine(
-    readFileSync(
-      new URL('../../node_modules/@cedar-policy/cedar-wasm/web/cedar_wasm_bg.wasm', import.meta.url),
-    ),
-    readPolicySources(new URL('../../policies/', import.meta.url)),
-  );
+  engine ??= createPolicyEngine(cedarWasm(), readPolicySources(new URL('../../policies/', import.meta.url)));
   return engine;
+}
+
+/** Cedar's wasm, as it lies beside each bundle. */
+export function cedarWasm(): Uint8Array {
+  return readFileSync(
+    new URL('../../node_modules/@cedar-policy/cedar-wasm/web/cedar_wasm_bg.wasm', import.meta.url),
+  );
 }
 
 /** What the rules of the deployed buses do: which queue gets which event. */
@@ -65,6 +78,7 @@ export function createWorld(
     readonly evidencePolicies?: EvidencePolicies;
     readonly evidenceRoots?: EvidenceRoots;
     readonly authorities?: readonly X509Certificate[];
+    readonly logLevel?: 'SILENT' | 'DEBUG';
   } = {},
 ) {
   const effects = countEffects();
@@ -74,6 +88,18 @@ export function createWorld(
   const rejected: { readonly body: string; readonly reason: string }[] = [];
   const announced: { readonly detailType: string; readonly detail: Record<string, unknown> }[] = [];
   const kmsContexts: Record<string, string>[] = [];
+  const faults = new Set<Fault>();
+  const failing = <T extends { send: unknown }>(client: T): T => {
+    const send = (client.send as (command: Command) => Promise<unknown>).bind(client);
+    client.send = async (command: Command) => {
+      const name = command.constructor.name.replace(/Command$/, '');
+      for (const fault of faults) {
+        if (fault.call === name && fault.when(command.input)) throw fault.error;
+      }
+      return send(command);
+    };
+    return client;
+  };
   let clock = Date.parse('2026-11-24T08:00:00Z');
   let sequence = 0;
   const now = () => new Date(clock);
@@ -114,6 +140,13 @@ export function createWorld(
     if (command instanceof SendMessageCommand) {
       const { MessageBody = '', MessageAttributes } = command.input;
       return effects.write('reject', () => {
+        for (const text of [
+          MessageBody,
+          ...Object.values(MessageAttributes ?? {}).map((a) => a.StringValue),
+        ]) {
+          if (!isSqsText(text ?? ''))
+            throw Object.assign(new Error('characters'), { name: 'InvalidMessageContents' });
+        }
         rejected.push({ body: MessageBody, reason: MessageAttributes?.['reason']?.StringValue ?? '' });
         return {};
       });
@@ -127,8 +160,10 @@ export function createWorld(
     throw new Error('SQS here does not know it');
   }) as typeof sqs.send;
 
+  for (const client of [ec2.client, dynamodb.client, kms, eventbridge, sqs]) failing(client);
+
   const telemetry = () => ({
-    logger: new Logger({ logLevel: 'SILENT' }),
+    logger: new Logger({ logLevel: options.logLevel ?? 'SILENT' }),
     metrics: new Metrics({ namespace: 'Casemate' }),
   });
   const common = () => ({
@@ -221,6 +256,16 @@ export function createWorld(
     announced,
     kmsContexts,
     handlers,
+    /** What the functions are made with; tests make their own with other settings. */
+    common,
+    /** Has every call of this name fail that `when` picks, until the answer is called. */
+    fail(call: string, error: Error, when: Fault['when'] = () => true): () => void {
+      const fault = { call, error, when };
+      faults.add(fault);
+      return () => {
+        faults.delete(fault);
+      };
+    },
     emit,
     enqueue,
     deliver,
@@ -245,6 +290,11 @@ export function createWorld(
 }
 
 export type World = ReturnType<typeof createWorld>;
+
+/** https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html; empty is refused too. */
+function isSqsText(text: string): boolean {
+  return /^[\t\n\r\u{20}-\u{D7FF}\u{E000}-\u{FFFD}\u{10000}-\u{10FFFF}]+$/u.test(text);
+}
 
 export const API_ORIGIN = 'https://api.casemate.example';
 
