@@ -21,7 +21,8 @@ export class UnreachableError extends Error {
 type Credentials = ConstructorParameters<typeof SignatureV4>[0]['credentials'];
 
 export interface Api {
-  post<T>(path: string, body: object, schema: z.ZodType<T>): Promise<T>;
+  /** @param stop ends the request before its time */
+  post<T>(path: string, body: object, schema: z.ZodType<T>, stop?: AbortSignal): Promise<T>;
 }
 
 const TIMEOUT_MS = 10_000;
@@ -35,7 +36,7 @@ export function createApi(apiUrl: string, region: string, credentials: Credentia
     sha256: Hash.bind(null, 'sha256'),
   });
   return {
-    async post(path, body, schema) {
+    async post(path, body, schema, stop) {
       const url = new URL(`${apiUrl.replace(/\/$/, '')}${path}`);
       const text = JSON.stringify(body);
       const signed = await signer.sign({
@@ -56,7 +57,7 @@ export function createApi(apiUrl: string, region: string, credentials: Credentia
           headers,
           body: text,
           redirect: 'error',
-          signal: AbortSignal.timeout(TIMEOUT_MS),
+          signal: AbortSignal.any([AbortSignal.timeout(TIMEOUT_MS), ...(stop ? [stop] : [])]),
         });
       } catch (error) {
         throw new UnreachableError(`${url.origin} does not answer`, { cause: error });

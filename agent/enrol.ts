@@ -28,9 +28,11 @@ export async function enrol(
   config: AgentConfig,
   identity: Identity,
   key: AgentKey,
+  stop?: AbortSignal,
 ): Promise<'enrolled' | 'already-enrolled'> {
   const { instanceId } = identity;
-  const { nonce } = await api.post('/challenges', { instanceId, purpose: 'enrol' }, challengeResponse);
+  const request = { instanceId, purpose: 'enrol' };
+  const { nonce } = await api.post('/challenges', request, challengeResponse, stop);
   const bytes = signedBytes({
     purpose: 'enrol',
     apiOrigin: new URL(config.apiUrl).origin,
@@ -50,6 +52,7 @@ export async function enrol(
       signature: signAsAgent(key.privateKey, bytes).toString('base64'),
     },
     enrolmentResponse,
+    stop,
   );
   writeDurably(join(config.stateDir, 'enrolled'), enrolledMark(identity, key));
   return status;

@@ -84,6 +84,7 @@ export async function drain(
   identity: Identity,
   key: AgentKey,
   spool: Spool,
+  stop?: AbortSignal,
 ): Promise<number> {
   let sent = 0;
   for (const name of spool.list()) {
@@ -91,7 +92,7 @@ export async function drain(
     // A report of the image that this VM was cloned from, or one that no version of ours wrote.
     if (report?.instanceId === identity.instanceId) {
       const detail = seal(config, identity, key, report, new Date());
-      await put(bus, config.busName, detail);
+      await put(bus, config.busName, detail, stop);
       sent++;
     }
     spool.remove(name);
@@ -99,7 +100,12 @@ export async function drain(
   return sent;
 }
 
-async function put(bus: EventBridgeClient, busName: string, detail: CapabilityReportDetail): Promise<void> {
+async function put(
+  bus: EventBridgeClient,
+  busName: string,
+  detail: CapabilityReportDetail,
+  stop: AbortSignal | undefined,
+): Promise<void> {
   let fault: string | undefined;
   try {
     const answer = await bus.send(
@@ -113,6 +119,7 @@ async function put(bus: EventBridgeClient, busName: string, detail: CapabilityRe
           },
         ],
       }),
+      stop ? { abortSignal: stop } : {},
     );
     const entry = answer.Entries?.[0];
     fault = entry?.EventId ? undefined : (entry?.ErrorCode ?? 'no answer for the entry');

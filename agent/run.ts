@@ -56,7 +56,7 @@ export async function run(parts: AgentParts, stop: AbortSignal): Promise<void> {
         dueAt = Date.now() + config.reportIntervalSeconds * 1000 * (0.9 + 0.2 * Math.random());
       }
       try {
-        const sent = await drain(parts.bus, config, identity, key, spool);
+        const sent = await drain(parts.bus, config, identity, key, spool, stop);
         if (failures > 0 || sent > 1) log(`bus is back: ${sent} reports sent`);
         failures = 0;
         await sleep(Math.max(0, dueAt - Date.now()), undefined, { signal: stop });
@@ -76,10 +76,11 @@ export async function run(parts: AgentParts, stop: AbortSignal): Promise<void> {
 async function enrolUntilDone(parts: AgentParts, stop: AbortSignal): Promise<void> {
   for (let attempt = 0; ; attempt++) {
     try {
-      const status = await enrol(parts.api, parts.config, parts.identity, parts.key);
+      const status = await enrol(parts.api, parts.config, parts.identity, parts.key, stop);
       log(`${parts.identity.instanceId}: ${status}`);
       return;
     } catch (error) {
+      if (stop.aborted) throw error;
       const refused = error instanceof RefusedError;
       if (attempt === 0 || refused) log(`not enrolled yet: ${explain(error)}`);
       await sleep(refused ? REFUSED_WAIT_MS : backoffMs(attempt), undefined, { signal: stop });

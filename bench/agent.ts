@@ -190,7 +190,7 @@ async function measure(): Promise<PartResult> {
       ),
     );
   }
-  return { items, seconds: SECONDS };
+  return { items, idleSeconds: SECONDS };
 }
 
 let result: PartResult;

@@ -7,6 +7,7 @@ import type { SQSClient } from '@aws-sdk/client-sqs';
 import middy from '@middy/core';
 import type { Context, SQSBatchResponse, SQSEvent } from 'aws-lambda';
 import { type Envelope, type Parsed, parseEnvelope } from '../lib/domain/envelope.ts';
+import { VersionConflictError } from './aws/dynamodb.ts';
 import { send } from './aws/sqs.ts';
 
 /** What every queue-driven function needs around its work. */
@@ -116,13 +117,38 @@ export function createQueueHandler<T>(deps: QueueDeps, queueFunction: QueueFunct
     .handler(handle);
 }
 
+const CONFLICT_ATTEMPTS = 3;
+
+/**
+ * Another worker wrote first: those items look and decide again at once. Back in the queue they would wait
+ * for minutes, with a fence still open or evidence growing old.
+ */
+async function withoutConflicts<T>(
+  queueFunction: QueueFunction<T>,
+  work: readonly Work<T>[],
+  attempts: number,
+): Promise<readonly Promise<void>[]> {
+  const outcomes = await queueFunction.run(work);
+  if (attempts === 1) return outcomes;
+  const settled = await Promise.allSettled(outcomes);
+  const conflicted = settled.flatMap((outcome, i) =>
+    outcome.status === 'rejected' && outcome.reason instanceof VersionConflictError ? [i] : [],
+  );
+  if (conflicted.length === 0) return outcomes;
+  await new Promise((resolve) => setTimeout(resolve, 20 + Math.random() * 200));
+  // Whoever was stopped between storing and announcing announces now.
+  const again = conflicted.flatMap((i) => (work[i] ? [{ ...work[i], redelivered: true }] : []));
+  const retried = await withoutConflicts(queueFunction, again, attempts - 1);
+  return outcomes.map((outcome, i) => retried[conflicted.indexOf(i)] ?? outcome);
+}
+
 /** A failure before the batch fell into single outcomes is every item's failure. */
 async function settleTogether<T>(
   queueFunction: QueueFunction<T>,
   work: readonly Work<T>[],
 ): Promise<readonly Promise<void>[]> {
   try {
-    return await queueFunction.run(work);
+    return await withoutConflicts(queueFunction, work, CONFLICT_ATTEMPTS);
   } catch (error) {
     return work.map(() => awaitedLater(Promise.reject(error)));
   }

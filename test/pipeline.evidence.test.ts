@@ -161,6 +161,16 @@ describe('a VM that must show hardware evidence', () => {
   });
 });
 
+test('nobody can have a chain remembered that did not verify', async () => {
+  const { world, agent } = await begin();
+  const nonce = challenge(world, agent.instanceId);
+  const garbage = [Buffer.from('garbage').toString('base64'), Buffer.from('more').toString('base64')];
+  const victim = Buffer.from(makeLeaf(amd, { kind: 'VLEK' })).toString('base64');
+  await report(world, agent, 1, nonce, [snp(t(agent, nonce), [victim, ...garbage]), snp(t(agent, nonce))]);
+  const kept = [...world.rows.entries()].filter(([pk]) => pk.startsWith('collateral#'));
+  expect(kept.map(([, row]) => row['certificates'])).toEqual([vlekChain.slice(1)]);
+});
+
 test('a leaf alone counts with the CA certificates that the operator configured, as on EC2', async () => {
   const authorities = [amd.ark.Milan.der, amd.asvk.Milan.der].map((der) => new X509Certificate(der));
   const { world, agent } = await begin(undefined, authorities);

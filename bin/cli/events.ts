@@ -49,5 +49,8 @@ function brief(line: string): string {
   const rest = payload === undefined ? JSON.stringify(other) : `${String(payload).length} characters, signed`;
   const call = detail['eventName'] === undefined ? '' : ` ${detail['eventName']}`;
   const shown = call ? JSON.stringify(detail['requestParameters']) : rest;
-  return `${event.time ?? ''} ${event['detail-type']}${call} ${id} ${shown.slice(0, 120)}`.trimEnd();
+  // Tags and the like are somebody's text: no control character of theirs reaches the terminal.
+  return `${event.time ?? ''} ${event['detail-type']}${call} ${id} ${shown.slice(0, 120)}`
+    .replace(/\p{Cc}/gu, ' ')
+    .trimEnd();
 }

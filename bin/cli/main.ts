@@ -71,7 +71,7 @@ program
     print(
       `tags       ${
         Object.entries(tags)
-          .map(([k, v]) => `${k}=${v}`)
+          .map(([k, v]) => plain(`${k}=${v}`))
           .join(' ') || '-'
       }`,
     );
@@ -84,7 +84,9 @@ program
     }
     print('facts');
     for (const [fact, { state, source, value }] of Object.entries(view.posture.facts).sort()) {
-      print(`  ${fact.padEnd(32)} ${state.padEnd(8)} ${source.padEnd(9)} ${value ?? ''}`.trimEnd());
+      print(
+        `  ${fact.padEnd(32)} ${state.padEnd(8)} ${source.padEnd(9)} ${plain(String(value ?? ''))}`.trimEnd(),
+      );
     }
   });
 
@@ -113,6 +115,11 @@ program
     if (posture && refusal) {
       print(`${refusal.at}  last of ${posture.refusals.count} refused reports`);
       print(`    ${refusal.reason}: ${REASONS[refusal.reason as Reason] ?? ''}`);
+    }
+    const evidence = posture?.evidenceRefusal;
+    if (evidence) {
+      print(`${evidence.at}  the last hardware evidence did not count: docs/evidence.md`);
+      print(`    ${evidence.reasons.join(', ')}`);
     }
     print('facts that policy read: casemate show --json');
   });
@@ -151,6 +158,11 @@ async function find(connection: Connection, id: string): Promise<VmRecord> {
   const record = (await readFleet(connection)).get(id);
   if (!record) throw new ConnectionError(`${id} was not observed in ${connection.where}; see: casemate vms`);
   return record;
+}
+
+/** Text that a guest or anybody with the right to tag chose: it must not move the cursor of this terminal. */
+function plain(text: string): string {
+  return text.replace(/\p{Cc}/gu, '\u{FFFD}');
 }
 
 function print(line: string): void {

@@ -5,11 +5,13 @@ import { postureChanged, SOURCE } from '../../lib/domain/events.ts';
 import {
   type CasemateGroups,
   decideProfile,
+  type GroupsOf,
   type IsolationItem,
   type IsolationPlan,
   isolationItem,
   type Mode,
   nextIsolation,
+  ownGroups,
   type ProfileDecision,
   planIsolation,
   settleIsolation,
@@ -48,7 +50,7 @@ type Fence = Extract<ProfileDecision, { kind: 'fence' }>;
 interface Fencing {
   readonly instanceId: string;
   readonly fence: Fence;
-  readonly groups: CasemateGroups;
+  readonly groupsOf: GroupsOf;
   readonly plan: IsolationPlan;
   readonly item: IsolationItem;
   /** As it was stored before this run. */
@@ -85,10 +87,14 @@ export function createHandler(deps: Deps) {
         start(deps, id, fences.get(id), interfaces.get(id) ?? [], groups, isolations.get(`isolation#${id}`)),
       );
       // One look serves all of the batch: what was changed is believed only when it was read back.
-      const changed = [...started].flatMap(([id, result]) =>
-        result.status === 'fulfilled' && result.value && result.value.plan.changes.length > 0 ? [id] : [],
+      const changed = [...started].flatMap(([, result]) =>
+        result.status === 'fulfilled' &&
+        result.value &&
+        (result.value.plan.changes.length > 0 || result.value.item !== result.value.before)
+          ? [result.value]
+          : [],
       );
-      const readBack = deps.mode === 'enforce' ? await interfacesOf(deps.ec2, changed) : interfaces;
+      const readBack = deps.mode === 'enforce' ? await readUntilSettled(deps.ec2, changed) : interfaces;
       return oncePerVm(
         work,
         (occasion) => [occasion.instanceId],
@@ -114,10 +120,11 @@ function parse(event: Envelope): Parsed<Occasion> {
 
 /** In observe mode nothing is made, so groups that do not exist yet stand in the plan by their names. */
 async function groupsIn(deps: Deps, vpcIds: readonly string[]): Promise<GroupsByVpc> {
-  if (deps.mode === 'enforce') return ensureGroups(deps.ec2, vpcIds, deps.probationEgress);
-  const found = await findGroups(deps.ec2, vpcIds);
-  const planned = { probation: 'casemate-probation', quarantine: 'casemate-quarantine' };
-  return new Map(vpcIds.map((id) => [id, found.get(id) ?? planned]));
+  if (deps.mode === 'enforce')
+    return ensureGroups(deps.ec2, vpcIds, deps.probationEgress, (fault) => {
+      deps.logger.error('probation is closed too far', { fault });
+    });
+  return findGroups(deps.ec2, vpcIds);
 }
 
 /** Records what is about to be done, then does it. Undefined when the VM has no interface. */
@@ -129,9 +136,10 @@ async function start(
   groupsByVpc: GroupsByVpc,
   before: IsolationItem | undefined,
 ): Promise<Fencing | undefined> {
-  const groups = groupsByVpc.get(interfaces[0]?.vpcId ?? '');
-  if (!fence || !groups) return undefined;
-  const plan = planIsolation(fence.profile, interfaces, before?.interfaces ?? [], groups);
+  if (!fence || interfaces.length === 0) return undefined;
+  const failures: unknown[] = [];
+  const groupsOf = knownGroups(interfaces, groupsByVpc, failures);
+  const plan = planIsolation(fence.profile, interfaces, before?.interfaces ?? [], groupsOf);
   const planned = nextIsolation(before, {
     instanceId,
     profile: fence.profile,
@@ -139,7 +147,8 @@ async function start(
     mode: deps.mode,
     now: deps.now(),
     applied: plan.changes.length === 0 && (before?.applied ?? false),
-    interfaces: deps.mode === 'enforce' ? plan.records : notTaken(plan, before),
+    interfaces:
+      deps.mode === 'enforce' ? plan.records : notTaken(plan, before, ownGroups(interfaces, groupsOf)),
   });
   // Record before change: originals that were not stored before the swap are lost with a crash after it.
   // The condition on the version also makes the second of two workers look again.
@@ -147,7 +156,6 @@ async function start(
     planned === before
       ? before
       : await putVersioned(deps.table, `isolation#${instanceId}`, before?.version, planned);
-  const failures: unknown[] = [];
   if (deps.mode === 'enforce') {
     // Every interface is tried: one that fails must not leave the others open.
     const outcomes = await Promise.allSettled(
@@ -155,16 +163,67 @@ async function start(
     );
     for (const outcome of outcomes) if (outcome.status === 'rejected') failures.push(outcome.reason);
   }
-  return { instanceId, fence, groups, plan, item, before, failures };
+  return { instanceId, fence, groupsOf, plan, item, before, failures };
 }
 
-/** In observe mode no interface is taken, so none has originals that it did not have before. */
-function notTaken(plan: IsolationPlan, before: IsolationItem | undefined): IsolationPlan['records'] {
+/** The groups of each VPC of a VM. A VPC where they could not be made fails its own interfaces alone. */
+function knownGroups(
+  interfaces: readonly ObservedInterface[],
+  groupsByVpc: GroupsByVpc,
+  failures: unknown[],
+): GroupsOf {
+  const groups = new Map<string, CasemateGroups | undefined>();
+  for (const vpcId of new Set(interfaces.map((eni) => eni.vpcId))) {
+    try {
+      groups.set(vpcId, groupsByVpc.get(vpcId));
+    } catch (fault) {
+      failures.push(fault); // thrown once everything that can be done is done
+    }
+  }
+  return (vpcId) => groups.get(vpcId);
+}
+
+const READ_BACK_WAITS_MS = [300, 900];
+
+/** EC2 may answer with what was before the change: it is asked again shortly before that is believed. */
+async function readUntilSettled(
+  ec2: EC2Client,
+  fencings: readonly Fencing[],
+): Promise<ReadonlyMap<string, readonly ObservedInterface[]>> {
+  const ids = fencings.map((fencing) => fencing.instanceId);
+  let readBack = await interfacesOf(ec2, ids);
+  for (const waitMs of READ_BACK_WAITS_MS) {
+    const unsettled = fencings.some(
+      ({ instanceId, fence, item, groupsOf, failures, plan }) =>
+        failures.length === 0 &&
+        plan.left.length === 0 &&
+        !settleIsolation(fence.profile, item.interfaces, readBack.get(instanceId) ?? [], groupsOf).applied,
+    );
+    if (!unsettled) break;
+    await new Promise((resolve) => setTimeout(resolve, waitMs));
+    readBack = await interfacesOf(ec2, ids);
+  }
+  return readBack;
+}
+
+/**
+ * In observe mode no interface is taken, so none has originals that it did not have before; and one that
+ * somebody gave its groups back by hand has none any more, or the next `enforce` would overwrite what was
+ * set since.
+ */
+function notTaken(
+  plan: IsolationPlan,
+  before: IsolationItem | undefined,
+  own: ReadonlySet<string>,
+): IsolationPlan['records'] {
   const known = new Map(before?.interfaces.map((record) => [record.id, record.originals]));
-  return plan.records.map((record) => ({ ...record, originals: known.get(record.id) ?? null }));
+  return plan.records.map((record) => ({
+    ...record,
+    originals: record.groups.some((group) => own.has(group)) ? (known.get(record.id) ?? null) : null,
+  }));
 }
 
-/** Stores what was read back, says so, and returns the message when an interface is not as it should be. */
+/** Stores what was read back, says so, and returns the message when an interface could not be changed. */
 async function finish(
   deps: Deps,
   fencing: Fencing,
@@ -174,7 +233,7 @@ async function finish(
   const { instanceId, fence, item, before } = fencing;
   let settled = item;
   if (deps.mode === 'enforce') {
-    const { records, applied } = settleIsolation(fence.profile, item.interfaces, readBack, fencing.groups);
+    const { records, applied } = settleIsolation(fence.profile, item.interfaces, readBack, fencing.groupsOf);
     const next = nextIsolation(item, {
       instanceId,
       profile: fence.profile,

@@ -262,19 +262,17 @@ export interface GroupsByVpc {
   get(vpcId: string): CasemateGroups | undefined;
 }
 
-/** The Casemate groups that exist in these VPCs; a VPC that lacks one of the two is absent. */
+/** The Casemate groups of these VPCs by id, and by the name that they will have where they do not exist. */
 export async function findGroups(
   client: EC2Client,
   vpcIds: readonly string[],
 ): Promise<ReadonlyMap<string, CasemateGroups>> {
   const found = await describeOwnGroups(client, vpcIds);
-  const complete = new Map<string, CasemateGroups>();
-  for (const vpcId of vpcIds) {
-    const probation = found.get(`${vpcId}/probation`)?.GroupId;
-    const quarantine = found.get(`${vpcId}/quarantine`)?.GroupId;
-    if (probation && quarantine) complete.set(vpcId, { probation, quarantine });
-  }
-  return complete;
+  const idOf = (vpcId: string, profile: (typeof FENCES)[number]) =>
+    found.get(`${vpcId}/${profile}`)?.GroupId ?? groupName(profile);
+  return new Map(
+    vpcIds.map((id) => [id, { probation: idOf(id, 'probation'), quarantine: idOf(id, 'quarantine') }]),
+  );
 }
 
 /**
@@ -285,6 +283,7 @@ export async function ensureGroups(
   client: EC2Client,
   vpcIds: readonly string[],
   egress: ProbationEgress,
+  onFault: (message: string) => void,
 ): Promise<GroupsByVpc> {
   const found = await describeOwnGroups(client, vpcIds);
   const outcomes = await Promise.allSettled(
@@ -292,7 +291,7 @@ export async function ensureGroups(
       const [probation, quarantine] = await Promise.all(
         FENCES.map(async (profile) => {
           const group = found.get(`${vpcId}/${profile}`) ?? (await createGroup(client, vpcId, profile));
-          await healRules(client, group, profile === 'probation' ? egressRules(egress) : []);
+          await healRules(client, group, profile === 'probation' ? egressRules(egress) : [], onFault);
           return group.GroupId ?? '';
         }),
       );
@@ -361,9 +360,15 @@ async function createGroup(
     // Another worker made it first: the one that is there serves both.
     if (!(error instanceof Error && error.name === 'InvalidGroup.Duplicate')) throw error;
   }
-  const group = (await describeOwnGroups(client, [vpcId])).get(`${vpcId}/${profile}`);
-  if (!group) throw new Ec2ShapeError(`${vpcId}: ${groupName(profile)} was made and is not shown yet`);
-  return group;
+  // EC2 shows a new group a moment later.
+  for (const waitMs of [0, 200, 500, 1000, 2000]) {
+    if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+    const group = (await describeOwnGroups(client, [vpcId])).get(`${vpcId}/${profile}`);
+    if (group) return group;
+  }
+  throw new Ec2ShapeError(
+    `${vpcId}: a group ${groupName(profile)} is there and not ours (no tag ${MANAGED_TAG}=true): rename or tag it`,
+  );
 }
 
 function egressRules(egress: ProbationEgress): IpPermission[] {
@@ -388,6 +393,7 @@ async function healRules(
   client: EC2Client,
   group: SecurityGroup,
   wanted: readonly IpPermission[],
+  onFault: (message: string) => void,
   attempt = 1,
 ): Promise<void> {
   const GroupId = group.GroupId ?? '';
@@ -406,9 +412,19 @@ async function healRules(
     if (excess.length > 0) {
       await client.send(new RevokeSecurityGroupEgressCommand({ GroupId, IpPermissions: excess }));
     }
-    if (missing.length > 0) {
-      await client.send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: missing }));
-    }
+    // One rule a call: a peer that does not exist in this VPC must not keep the others closed.
+    const opened = await Promise.allSettled(
+      missing.map((rule) =>
+        client.send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: [rule] })),
+      ),
+    );
+    const faults = opened.flatMap((outcome) =>
+      outcome.status === 'rejected' ? [outcome.reason as Error] : [],
+    );
+    const duplicate = faults.find((fault) => fault.name === 'InvalidPermission.Duplicate');
+    if (duplicate) throw duplicate;
+    // Too closed is safe, and quarantine must not wait for an opening rule: said, not thrown.
+    for (const fault of faults) onFault(`${group.VpcId}: ${group.GroupName}: ${fault.message}`);
   } catch (error) {
     // Another worker puts the same group right: what it left to do is seen by looking again.
     const overtaken =
@@ -418,7 +434,7 @@ async function healRules(
     const own = await describeOwnGroups(client, [group.VpcId ?? '']);
     const again = [...own.values()].find((other) => other.GroupId === GroupId);
     if (!again) throw error;
-    await healRules(client, again, wanted, attempt + 1);
+    await healRules(client, again, wanted, onFault, attempt + 1);
   }
 }
 

@@ -1,11 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
-import {
-  type Attestation,
-  chainAbove,
-  type EvidenceRoots,
-  judgeEvidence,
-} from '../../lib/domain/attestation.ts';
+import type { Attestation } from '../../lib/domain/attestation.ts';
 import {
   COLLATERAL_SECONDS,
   type CollateralItem,
@@ -16,6 +11,7 @@ import { challengeItem, challengeKey, challengeRefusal } from '../../lib/domain/
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
 import { AGENT_SOURCE } from '../../lib/domain/events.ts';
 import type { EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
+import { chainAbove, type EvidenceRoots, judgeEvidence } from '../../lib/domain/evidence-judgement.ts';
 import {
   type AskPosturePolicy,
   foldEvidence,
@@ -218,14 +214,16 @@ async function verifyEvidence(
     receivedAt,
     policies: deps.evidencePolicies,
     roots: deps.evidenceRoots,
-    knownChain: (leaf) =>
-      known
-        .get(collateralKey(Buffer.from(leaf).toString('base64')))
-        ?.certificates.map((c) => Buffer.from(c, 'base64')) ?? chainAbove(leaf, deps.authorities),
+    // What the operator configured goes before what agents brought.
+    knownChain: (leaf) => {
+      const configured = chainAbove(leaf, deps.authorities);
+      if (configured.length > 0) return configured;
+      const kept = known.get(collateralKey(Buffer.from(leaf).toString('base64')));
+      if (!kept || kept.expiresAt * 1000 <= receivedAt.getTime()) return [];
+      return kept.certificates.map((c) => Buffer.from(c, 'base64'));
+    },
   });
-  if (outcome.attestations.some((a) => a.format === 'snp')) {
-    await rememberChains(deps.table, payload, known, receivedAt);
-  }
+  await rememberChains(deps.table, outcome.verifiedChains, known, receivedAt);
   return {
     attestations: outcome.attestations,
     refusals: outcome.refusals.flatMap((refusal) => refusal.reasons),
@@ -235,13 +233,12 @@ async function verifyEvidence(
 /** Keeps the CA certificates that verified a leaf, so that other agents need to send the leaf alone. */
 async function rememberChains(
   table: Table,
-  payload: ReportPayload,
+  chains: readonly (readonly string[])[],
   known: Items<CollateralItem>,
   now: Date,
 ): Promise<void> {
-  for (const item of payload.evidence ?? []) {
-    if (item.format !== 'snp' || item.certificates.length < 3) continue;
-    const [leaf = '', ...certificates] = item.certificates;
+  for (const [leaf = '', ...certificates] of chains) {
+    if (certificates.length < 2) continue;
     if (known.get(collateralKey(leaf))) continue;
     const expiresAt = Math.floor(now.getTime() / 1000) + COLLATERAL_SECONDS;
     try {

@@ -19,7 +19,7 @@ const text = z
 export const factSchema = z.strictObject({
   id: factId,
   state: z.enum(['present', 'absent', 'unknown']),
-  value: z.union([text, z.number(), z.boolean()]).optional(),
+  value: z.union([text, z.number().int(), z.boolean()]).optional(),
   reason: text.optional(),
   evidence: text,
   hint: text.optional(),

@@ -15,4 +15,4 @@ export const diskUuid = z.uuid();
 export const utcTime = z.iso.datetime();
 
 export const accountId = z.string().regex(/^\d{12}$/);
-export const region = z.string().regex(/^[a-z]{2}(-[a-z]+)+-\d$/);
+export const region = z.string().regex(/^[a-z]{2,4}(-[a-z]+)+-\d$/);

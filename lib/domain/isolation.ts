@@ -70,6 +70,9 @@ export interface CasemateGroups {
   readonly quarantine: string;
 }
 
+/** The Casemate groups of a VPC; undefined where they could not be made. */
+export type GroupsOf = (vpcId: string) => CasemateGroups | undefined;
+
 export interface InterfaceChange {
   readonly interfaceId: string;
   readonly groups: readonly string[];
@@ -82,7 +85,7 @@ export interface IsolationPlan {
   /** Interfaces that are not as the profile wants them and that Casemate does not change, with the reason. */
   readonly left: readonly {
     readonly interfaceId: string;
-    readonly reason: 'REQUESTER_MANAGED' | 'NO_ORIGINAL_GROUPS';
+    readonly reason: 'REQUESTER_MANAGED' | 'NO_ORIGINAL_GROUPS' | 'NO_GROUPS_IN_VPC';
   }[];
 }
 
@@ -98,20 +101,22 @@ export function sameGroups(a: readonly string[], b: readonly string[]): boolean 
  * they are given back, and never with a group of Casemate's own among them: an interface that started in
  * the probation group has no originals of its own and stays until somebody configures them. In `workload`
  * an interface whose originals were given back is somebody else's to change: what it carries now is right.
+ * Where EC2 shows a Casemate group on an interface that has none of its own recorded, its answer is older than
+ * the last change, and what was last read back counts.
  */
 export function planIsolation(
   profile: Profile,
   interfaces: readonly ObservedInterface[],
   known: readonly InterfaceRecord[],
-  groups: CasemateGroups,
+  groupsOf: GroupsOf,
 ): IsolationPlan {
-  const own = new Set<string>([groups.probation, groups.quarantine]);
-  const originalsOf = new Map(known.map((record) => [record.id, record.originals]));
+  const own = ownGroups(interfaces, groupsOf);
+  const last = new Map(known.map((record) => [record.id, record]));
   const records: InterfaceRecord[] = [];
   const changes: InterfaceChange[] = [];
   const left: IsolationPlan['left'][number][] = [];
   for (const eni of interfaces) {
-    const taken = originalsOf.get(eni.id) ?? null;
+    const taken = last.get(eni.id)?.originals ?? null;
     if (eni.managedBy === 'requester') {
       records.push({ id: eni.id, originals: taken, groups: eni.groups });
       if (profile !== 'workload') left.push({ interfaceId: eni.id, reason: 'REQUESTER_MANAGED' });
@@ -131,12 +136,31 @@ export function planIsolation(
       }
       continue;
     }
-    const originals = taken ?? eni.groups.filter((g) => !own.has(g));
-    const wanted = [profile === 'probation' ? groups.probation : groups.quarantine];
+    const notOwn = (groups: readonly string[]) => groups.filter((g) => !own.has(g));
+    const now = notOwn(eni.groups);
+    const originals = taken ?? (now.length > 0 ? now : notOwn(last.get(eni.id)?.groups ?? []));
+    const groups = groupsOf(eni.vpcId);
+    if (!groups) {
+      // Not taken: without a group to put it into there is nothing to give back.
+      records.push({ id: eni.id, originals: taken, groups: eni.groups });
+      left.push({ interfaceId: eni.id, reason: 'NO_GROUPS_IN_VPC' });
+      continue;
+    }
+    const wanted = [groups[profile]];
     records.push({ id: eni.id, originals, groups: eni.groups });
     if (!sameGroups(eni.groups, wanted)) changes.push({ interfaceId: eni.id, groups: wanted });
   }
   return { records: [...records, ...detached(known, interfaces)], changes, left };
+}
+
+/** Every Casemate group in the VPCs of these interfaces: a VM can have interfaces in several. */
+export function ownGroups(interfaces: readonly ObservedInterface[], groupsOf: GroupsOf): ReadonlySet<string> {
+  return new Set(
+    interfaces.flatMap((eni) => {
+      const groups = groupsOf(eni.vpcId);
+      return groups ? [groups.probation, groups.quarantine] : [];
+    }),
+  );
 }
 
 /** Records of interfaces that are not attached now but whose originals are still to be given back. */
@@ -156,9 +180,10 @@ export function settleIsolation(
   profile: Profile,
   planned: readonly InterfaceRecord[],
   readBack: readonly ObservedInterface[],
-  groups: CasemateGroups,
+  groupsOf: GroupsOf,
 ): { readonly records: readonly InterfaceRecord[]; readonly applied: boolean } {
   const now = new Map(readBack.map((eni) => [eni.id, eni]));
+  const own = ownGroups(readBack, groupsOf);
   let applied = true;
   const records: InterfaceRecord[] = [];
   for (const record of planned) {
@@ -175,12 +200,12 @@ export function settleIsolation(
       const back =
         record.originals === null ||
         (record.originals.length > 0 && sameGroups(eni.groups, record.originals));
-      const open = back && !eni.groups.some((g) => g === groups.probation || g === groups.quarantine);
+      const open = back && !eni.groups.some((g) => own.has(g));
       applied &&= open;
       records.push({ id: record.id, originals: back ? null : record.originals, groups: eni.groups });
     } else {
-      const wanted = profile === 'probation' ? groups.probation : groups.quarantine;
-      applied &&= sameGroups(eni.groups, [wanted]);
+      const wanted = groupsOf(eni.vpcId)?.[profile];
+      applied &&= wanted !== undefined && sameGroups(eni.groups, [wanted]);
       records.push({ ...record, groups: eni.groups });
     }
   }

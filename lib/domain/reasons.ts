@@ -67,6 +67,8 @@ export const REASONS = {
   ENROL_DISK_CONFIRMED: 'A disk of the VM is already confirmed: a first enrolment comes too late.',
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
+  NO_GROUPS_IN_VPC:
+    'The security groups of Casemate could not be made in the VPC of the interface: see its logs.',
   NO_ORIGINAL_GROUPS: 'The interface has no groups of its own to be given back: set its workload groups.',
 } as const;
 

@@ -46,7 +46,12 @@ export const reportPayload = z.strictObject({
   /** When it was signed, just before it was sent. */
   sentAt: utcTime,
   agentVersion: z.string().max(32),
-  facts: z.array(factSchema).max(512),
+  facts: z
+    .array(factSchema)
+    .max(512)
+    .refine((facts) => new Set(facts.map((fact) => fact.id)).size === facts.length, {
+      error: 'a fact twice',
+    }),
   /** The challenge that the evidence answers, 32 bytes. */
   nonce: z.base64().length(44).optional(),
   evidence: z.array(reportEvidence).max(4).optional(),

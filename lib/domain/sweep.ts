@@ -17,7 +17,8 @@ export interface SweepPlan {
 
 /**
  * What a sweep has looked at again: every VM that EC2 shows, every VM of ours that it does not show, and,
- * announced even if nothing of them changed, those whose state is not what their facts call for.
+ * announced even if nothing of them changed, those whose state is not what their facts call for. One fenced VM
+ * of each VPC is driven every time, because the rules of Casemate's own groups are no VM's state.
  */
 export function planSweep(
   fleet: ReadonlyMap<string, VmRecord>,
@@ -28,16 +29,23 @@ export function planSweep(
   const diverged = new Map<string, readonly Divergence[]>();
   const overdueVolumes: string[] = [];
   const ids = new Set(liveIds);
+  const healers = new Map<string, string>();
   for (const [id, record] of fleet) {
     if (record.vm.gone) continue;
     ids.add(id);
     const found = divergences(record, mode, now);
     if (found.length > 0) diverged.set(id, found);
+    // The rules of the groups are put right when a fenced VM is looked at: one for each VPC.
+    const { vpcId } = record.vm.observation;
+    if (mode === 'enforce' && vpcId && record.isolation && record.isolation.profile !== 'workload') {
+      healers.set(vpcId, id);
+    }
     const ageSeconds = (now.getTime() - Date.parse(record.vm.firstSeenAt)) / 1000;
     if (ageSeconds > KEY_OVERDUE_SECONDS) overdueVolumes.push(...volumesWithoutKey(record));
   }
-  const resync = [...ids].filter((id) => diverged.has(id));
-  const look = [...ids].filter((id) => !diverged.has(id));
+  const driven = new Set([...diverged.keys(), ...healers.values()]);
+  const resync = [...ids].filter((id) => driven.has(id));
+  const look = [...ids].filter((id) => !driven.has(id));
   return {
     hints: [...chunks(resync).map((c) => hint(c, true)), ...chunks(look).map((c) => hint(c, false))],
     hinted: ids.size,

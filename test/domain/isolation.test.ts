@@ -24,6 +24,32 @@ const record = (overrides: Partial<InterfaceRecord> = {}): InterfaceRecord => ({
   ...overrides,
 });
 
+test('each interface is fenced by the groups of its own VPC, and one without groups fails alone', () => {
+  const inB = anInterface({ id: 'eni-0000000b', vpcId: 'vpc-b' });
+  const inC = anInterface({ id: 'eni-0000000c', vpcId: 'vpc-c' });
+  const groups = new Map([
+    [anInterface().vpcId, OWN],
+    ['vpc-b', { probation: 'sg-b0000001', quarantine: 'sg-b0000002' }],
+  ]);
+  const groupsOf = (vpcId: string) => groups.get(vpcId);
+  const plan = planIsolation('quarantine', [anInterface(), inB, inC], [], groupsOf);
+  expect(plan.changes).toEqual([
+    { interfaceId: anInterface().id, groups: [OWN.quarantine] },
+    { interfaceId: inB.id, groups: ['sg-b0000002'] },
+  ]);
+  expect(plan.left).toEqual([{ interfaceId: inC.id, reason: 'NO_GROUPS_IN_VPC' }]);
+  expect(settleIsolation('quarantine', plan.records, [anInterface(), inB, inC], groupsOf).applied).toBe(
+    false,
+  );
+});
+
+test('an answer of EC2 that is older than the last change does not lose the originals', () => {
+  const stale = anInterface({ groups: [OWN.probation] });
+  const restored = { id: stale.id, originals: null, groups: ['sg-0000aaaa'] };
+  const plan = planIsolation('probation', [stale], [restored], () => OWN);
+  expect(plan.records).toMatchObject([{ originals: ['sg-0000aaaa'] }]);
+});
+
 describe('which profile a VM belongs in', () => {
   test('no posture is probation', () => {
     expect(decideProfile(aVm(), undefined, NOW)).toEqual({
@@ -92,7 +118,7 @@ describe('groups are compared as sets', () => {
 
 describe('taking an interface into probation', () => {
   test('records its groups as originals and changes it', () => {
-    expect(planIsolation('probation', [anInterface()], [], OWN)).toEqual({
+    expect(planIsolation('probation', [anInterface()], [], () => OWN)).toEqual({
       records: [{ id: ENI, originals: ORIGINALS, groups: ORIGINALS }],
       changes: [{ interfaceId: ENI, groups: [OWN.probation] }],
       left: [],
@@ -101,7 +127,7 @@ describe('taking an interface into probation', () => {
 
   test('does not record originals a second time', () => {
     const drifted = anInterface({ groups: ['sg-0000dddd'] });
-    expect(planIsolation('probation', [drifted], [record()], OWN)).toEqual({
+    expect(planIsolation('probation', [drifted], [record()], () => OWN)).toEqual({
       records: [record({ groups: ['sg-0000dddd'] })],
       changes: [{ interfaceId: ENI, groups: [OWN.probation] }],
       left: [],
@@ -110,23 +136,28 @@ describe('taking an interface into probation', () => {
 
   test('never records a group of its own', () => {
     const mixed = anInterface({ groups: [OWN.probation, OWN.quarantine, 'sg-0000aaaa'] });
-    expect(planIsolation('probation', [mixed], [], OWN).records).toEqual([
+    expect(planIsolation('probation', [mixed], [], () => OWN).records).toEqual([
       { id: ENI, originals: ['sg-0000aaaa'], groups: [OWN.probation, OWN.quarantine, 'sg-0000aaaa'] },
     ]);
   });
 
   test('records that an interface launched in the probation group has no originals', () => {
-    const plan = planIsolation('probation', [anInterface({ groups: [OWN.probation] })], [], OWN);
+    const plan = planIsolation('probation', [anInterface({ groups: [OWN.probation] })], [], () => OWN);
     expect(plan).toMatchObject({ records: [{ originals: [] }], changes: [] });
   });
 
   test('changes nothing where it holds, in whatever order', () => {
-    const plan = planIsolation('probation', [anInterface({ groups: [OWN.probation] })], [record()], OWN);
+    const plan = planIsolation(
+      'probation',
+      [anInterface({ groups: [OWN.probation] })],
+      [record()],
+      () => OWN,
+    );
     expect(plan).toEqual({ records: [record()], changes: [], left: [] });
   });
 
   test('reports a requester-managed interface and does not touch it', () => {
-    const plan = planIsolation('probation', [anInterface({ managedBy: 'requester' })], [], OWN);
+    const plan = planIsolation('probation', [anInterface({ managedBy: 'requester' })], [], () => OWN);
     expect(plan).toEqual({
       records: [{ id: ENI, originals: null, groups: ORIGINALS }],
       changes: [],
@@ -139,7 +170,7 @@ describe('taking an interface into probation', () => {
       'probation',
       [anInterface({ groups: [OWN.quarantine] })],
       [record({ groups: [OWN.quarantine] })],
-      OWN,
+      () => OWN,
     );
     expect(plan).toMatchObject({
       records: [{ originals: ORIGINALS }],
@@ -150,7 +181,7 @@ describe('taking an interface into probation', () => {
 
 describe('giving an interface back', () => {
   test('restores exactly the originals', () => {
-    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], [record()], OWN);
+    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], [record()], () => OWN);
     expect(plan).toEqual({
       records: [record()],
       changes: [{ interfaceId: ENI, groups: ORIGINALS }],
@@ -163,14 +194,14 @@ describe('giving an interface back', () => {
       'workload',
       [anInterface({ groups: [...ORIGINALS].reverse() })],
       [record()],
-      OWN,
+      () => OWN,
     );
     expect(plan.changes).toEqual([]);
   });
 
   test('leaves alone what an interface carries once its originals were given back', () => {
     const theirs = anInterface({ groups: ['sg-0000dddd'] });
-    expect(planIsolation('workload', [theirs], [record({ originals: null })], OWN)).toEqual({
+    expect(planIsolation('workload', [theirs], [record({ originals: null })], () => OWN)).toEqual({
       records: [record({ originals: null, groups: ['sg-0000dddd'] })],
       changes: [],
       left: [],
@@ -181,7 +212,7 @@ describe('giving an interface back', () => {
     ['started in the probation group', [record({ originals: [] })]],
     ['was put into a Casemate group by somebody else', []],
   ])('says that an interface has none when it %s', (_, known) => {
-    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], known, OWN);
+    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], known, () => OWN);
     expect(plan).toMatchObject({
       changes: [],
       left: [{ interfaceId: ENI, reason: 'NO_ORIGINAL_GROUPS' }],
@@ -189,21 +220,23 @@ describe('giving an interface back', () => {
   });
 
   test('does not report a requester-managed interface as left: it is open already', () => {
-    expect(planIsolation('workload', [anInterface({ managedBy: 'requester' })], [], OWN).left).toEqual([]);
+    expect(planIsolation('workload', [anInterface({ managedBy: 'requester' })], [], () => OWN).left).toEqual(
+      [],
+    );
   });
 });
 
 describe('an interface that is detached', () => {
   test('keeps its originals while others are planned', () => {
     const gone = record({ id: 'eni-00000009' });
-    const plan = planIsolation('quarantine', [anInterface()], [gone], OWN);
+    const plan = planIsolation('quarantine', [anInterface()], [gone], () => OWN);
     expect(plan.records).toContainEqual(gone);
     expect(plan.changes.map((c) => c.interfaceId)).toEqual([ENI]);
   });
 
   test('is forgotten when it has nothing to be given back', () => {
     const gone = record({ id: 'eni-00000009', originals: null });
-    expect(planIsolation('probation', [anInterface()], [gone], OWN).records).not.toContainEqual(gone);
+    expect(planIsolation('probation', [anInterface()], [gone], () => OWN).records).not.toContainEqual(gone);
   });
 
   test('while the plan runs keeps its originals and holds nothing up', () => {
@@ -211,7 +244,7 @@ describe('an interface that is detached', () => {
       'probation',
       [record(), record({ id: 'eni-00000009' })],
       [anInterface({ groups: [OWN.probation] })],
-      OWN,
+      () => OWN,
     );
     expect(settled.applied).toBe(true);
     expect(settled.records.map((r) => [r.id, r.originals])).toEqual([
@@ -221,7 +254,7 @@ describe('an interface that is detached', () => {
   });
 
   test('while the plan runs, with nothing to be given back, is forgotten', () => {
-    const settled = settleIsolation('workload', [record({ originals: null })], [], OWN);
+    const settled = settleIsolation('workload', [record({ originals: null })], [], () => OWN);
     expect(settled).toEqual({ records: [], applied: true });
   });
 });
@@ -229,7 +262,7 @@ describe('an interface that is detached', () => {
 describe('reading back', () => {
   test('believes probation only when every interface carries exactly its group', () => {
     const read = (groups: string[]) =>
-      settleIsolation('probation', [record()], [anInterface({ groups })], OWN).applied;
+      settleIsolation('probation', [record()], [anInterface({ groups })], () => OWN).applied;
     expect(read([OWN.probation])).toBe(true);
     expect(read([OWN.probation, 'sg-0000aaaa'])).toBe(false);
     expect(read([OWN.quarantine])).toBe(false);
@@ -238,13 +271,13 @@ describe('reading back', () => {
 
   test('believes quarantine only of the quarantine group', () => {
     const read = (groups: string[]) =>
-      settleIsolation('quarantine', [record()], [anInterface({ groups })], OWN).applied;
+      settleIsolation('quarantine', [record()], [anInterface({ groups })], () => OWN).applied;
     expect(read([OWN.quarantine])).toBe(true);
     expect(read([OWN.probation])).toBe(false);
   });
 
   test('forgets originals once they were read back in place', () => {
-    expect(settleIsolation('workload', [record()], [anInterface()], OWN)).toEqual({
+    expect(settleIsolation('workload', [record()], [anInterface()], () => OWN)).toEqual({
       records: [{ id: ENI, originals: null, groups: ORIGINALS }],
       applied: true,
     });
@@ -252,7 +285,7 @@ describe('reading back', () => {
 
   test('keeps originals as long as they were not read back in place', () => {
     const half = anInterface({ groups: [ORIGINALS[0] as string] });
-    expect(settleIsolation('workload', [record()], [half], OWN)).toEqual({
+    expect(settleIsolation('workload', [record()], [half], () => OWN)).toEqual({
       records: [{ id: ENI, originals: ORIGINALS, groups: half.groups }],
       applied: false,
     });
@@ -260,16 +293,18 @@ describe('reading back', () => {
 
   test('does not call an interface open that carries a Casemate group and has no originals', () => {
     const stuck = anInterface({ groups: [OWN.probation] });
-    expect(settleIsolation('workload', [record({ originals: [] })], [stuck], OWN)).toEqual({
+    expect(settleIsolation('workload', [record({ originals: [] })], [stuck], () => OWN)).toEqual({
       records: [record({ originals: [] })],
       applied: false,
     });
-    expect(settleIsolation('workload', [record({ originals: null })], [stuck], OWN).applied).toBe(false);
+    expect(settleIsolation('workload', [record({ originals: null })], [stuck], () => OWN).applied).toBe(
+      false,
+    );
   });
 
   test('is not held up by a requester-managed interface', () => {
     const theirs = anInterface({ managedBy: 'requester' });
-    expect(settleIsolation('quarantine', [record({ originals: null })], [theirs], OWN)).toEqual({
+    expect(settleIsolation('quarantine', [record({ originals: null })], [theirs], () => OWN)).toEqual({
       records: [record({ originals: null, groups: ORIGINALS })],
       applied: true,
     });
@@ -281,7 +316,7 @@ describe('reading back', () => {
       'probation',
       [record()],
       [anInterface({ groups: [OWN.probation] }), late],
-      OWN,
+      () => OWN,
     );
     expect(settled.applied).toBe(false);
   });
@@ -316,7 +351,7 @@ describe('any history of profiles and of interfaces that come, go and drift', ()
             else if (s.kind === 'attach') attached.add(s.index);
             else {
               const present = () => enis.filter((_, i) => attached.has(i));
-              const plan = planIsolation(s.profile, present(), known, OWN);
+              const plan = planIsolation(s.profile, present(), known, () => OWN);
               known = plan.records; // stored before anything is changed
               if (!s.fails) {
                 for (const change of plan.changes) {
@@ -324,7 +359,7 @@ describe('any history of profiles and of interfaces that come, go and drift', ()
                   enis[i] = { ...(enis[i] as ObservedInterface), groups: [...change.groups] };
                 }
               }
-              const settled = settleIsolation(s.profile, known, present(), OWN);
+              const settled = settleIsolation(s.profile, known, present(), () => OWN);
               known = settled.records;
               if (!s.fails) expect(settled.applied).toBe(true);
             }

@@ -235,6 +235,17 @@ describe('a report is refused as', () => {
       'too many facts',
       JSON.stringify({ ...JSON.parse(report().payload), facts: Array(513).fill(GOOD_FACTS[0]) }),
     ],
+    [
+      'a fact twice, once for the check and once for policy',
+      JSON.stringify({
+        ...JSON.parse(report().payload),
+        facts: [fact('mem.sev-snp.guest', 'absent'), fact('mem.sev-snp.guest', 'present')],
+      }),
+    ],
+    [
+      'a number that the table cannot hold',
+      JSON.stringify({ ...JSON.parse(report().payload), facts: [fact('mem.sev.asids', 'present', 1e300)] }),
+    ],
   ])('REPORT_MALFORMED when the payload has %s', (_, payload) => {
     expect(refusal(signed(payload))).toEqual(['REPORT_MALFORMED', true]);
   });

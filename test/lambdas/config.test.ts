@@ -23,7 +23,12 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
   [
     'ingest-report',
     ingestReport,
-    { ...queueDriven, API_ORIGIN: 'https://api.example', REPORT_MAX_AGE_SECONDS: '600' },
+    {
+      ...queueDriven,
+      API_ORIGIN: 'https://api.example',
+      REPORT_MAX_AGE_SECONDS: '600',
+      EVIDENCE_MAX_AGE_SECONDS: '3600',
+    },
   ],
   [
     'apply-isolation',
@@ -60,7 +65,7 @@ function named(read: () => object): string[] {
   return [];
 }
 /** Has a default. */
-const OPTIONAL = new Set(['REPORT_MAX_AGE_SECONDS']);
+const OPTIONAL = new Set(['REPORT_MAX_AGE_SECONDS', 'EVIDENCE_MAX_AGE_SECONDS']);
 
 describe.each(FUNCTIONS)('the settings of %s', (_, read, good) => {
   test('are read into an object that nothing can change', () => {

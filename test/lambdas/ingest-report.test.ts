@@ -271,10 +271,8 @@ describe('when AWS says no', () => {
   });
 });
 
-test('of two workers with a report each one wins, the other’s comes again, and none is lost', async () => {
+test('of two workers with a report each one wins, the other looks again at once, and none is lost', async () => {
   const answers = await Promise.all([send(report(1)), send(report(2))]);
-  const failed = answers.map((a) => a.batchItemFailures.length);
-  expect(failed.toSorted()).toEqual([0, 1]);
-  await send(failed[0] ? report(1) : report(2));
+  expect(answers.flatMap((a) => a.batchItemFailures)).toEqual([]);
   expect(posture()).toMatchObject({ standing: { sequence: 2 }, verdict: 'compliant' });
 });

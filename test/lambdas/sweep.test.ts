@@ -21,17 +21,30 @@ describe('a sweep', () => {
     expect(world.kmsContexts).toHaveLength(1);
   });
 
-  test('announces what converged to nobody', async () => {
+  test('closes a rule that somebody opened in a group of Casemate’s own', async () => {
     const vm = launch(world, 1);
     world.stateChange(vm);
+    await world.drain();
+    const [group] = [...world.groups.values()].filter((g) => vm.interfaces[0]?.groups.includes(g.GroupId));
+    group?.IpPermissions.push({ IpProtocol: '-1', IpRanges: [{ CidrIp: '0.0.0.0/0' }] });
+    await world.sweep();
+    await world.drain();
+    expect(group?.IpPermissions).toEqual([]);
+  });
+
+  test('drives one fenced VM of a VPC again, for its groups, and announces no other that converged', async () => {
+    const vm = launch(world, 1);
+    world.stateChange(vm);
+    const other = launch(world, 2);
+    world.stateChange(other);
     await world.drain();
     // CloudTrail tells of the change that the fence itself made; here the sweep does.
     await world.sweep();
     await world.drain();
     const announced = world.announced.length;
-    await expect(world.sweep()).resolves.toEqual({ hinted: 1, diverged: 0 });
+    await expect(world.sweep()).resolves.toEqual({ hinted: 2, diverged: 0 });
     await world.drain();
-    expect(world.announced).toHaveLength(announced);
+    expect(world.announced.slice(announced).map((e) => e.detail['instanceId'])).toEqual([other.id]);
   });
 
   test('drives a VM again whose key was never made', async () => {

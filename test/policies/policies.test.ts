@@ -72,7 +72,7 @@ describe('schema and policies', () => {
   });
 
   test('every question is answered for a VM of which nothing is known: nothing is let out or in', () => {
-    const unknown = cedarFacts(policyFacts({ facts: [] }, aVm()));
+    const unknown = cedarFacts(policyFacts({ facts: [] }, aVm(), []));
     const vm = anObservation({ tags: {} });
     expect(policy.decide('Manage', vm, FLEET, {}).allowed).toBe(false);
     expect(policy.decide('IssueKey', vm, DISK_RESOURCE, { managed: false }).allowed).toBe(false);

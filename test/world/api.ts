@@ -45,14 +45,18 @@ export interface ApiAnswer {
 }
 
 /** The API's two functions over the world's table and bus, called with whole API Gateway requests. */
-export async function createApi(world: World, callerIdentity: CallerIdentity = 'embedded') {
+export async function createApi(
+  world: World,
+  callerIdentity: CallerIdentity = 'embedded',
+  origin: string = API_ORIGIN,
+) {
   const { certificatePem, issue } = await issuer();
   const common = { ...world.common(), callerIdentity };
   const functions = {
     '/challenges': issueChallenge({ ...common, randomBytes }),
     '/enrolments': enrolAgent({
       ...common,
-      apiOrigin: API_ORIGIN,
+      apiOrigin: origin,
       issuers: new Map([[REGION, [certificatePem]]]),
       region: REGION,
     }),
@@ -86,7 +90,7 @@ export async function createApi(world: World, callerIdentity: CallerIdentity = '
     const document = { instanceId, accountId: ACCOUNT, region: REGION, ...overrides.document };
     const bytes = signedBytes({
       purpose: overrides.purpose ?? 'enrol',
-      apiOrigin: overrides.apiOrigin ?? API_ORIGIN,
+      apiOrigin: overrides.apiOrigin ?? origin,
       accountId: document.accountId,
       region: document.region,
       instanceId,

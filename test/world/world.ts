@@ -12,9 +12,9 @@ import { createHandler as ingestReport } from '../../lambdas/ingest-report/handl
 import { createHandler as issueDiskKeys } from '../../lambdas/issue-disk-keys/handler.ts';
 import { createHandler as observeVm } from '../../lambdas/observe-vm/handler.ts';
 import { createHandler as sweep } from '../../lambdas/sweep/handler.ts';
-import type { EvidenceRoots } from '../../lib/domain/attestation.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
 import { defaultPolicies, type EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
+import type { EvidenceRoots } from '../../lib/domain/evidence-judgement.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';

@@ -1,12 +1,12 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import {
-  isEvidenceFresh,
   type KeyProof,
   verifyNitroFor,
   verifySnpFor,
   verifyTpmFor,
 } from '../../../lib/domain/evidence/binding.ts';
+import { isEvidenceFresh } from '../../../lib/domain/evidence/freshness.ts';
 import { makeDocument, makeNitro, plain, timestamp } from './forge/nitro.ts';
 import { keyPair } from './forge/pki.ts';
 import { makeAmd, makeLeaf, makeReport, vlekReport } from './forge/snp.ts';
