@@ -1,7 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { CloudFormationClient, paginateListStackResources } from '@aws-sdk/client-cloudformation';
 import { DynamoDBClient, UpdateTimeToLiveCommand } from '@aws-sdk/client-dynamodb';
 import { ACCOUNT, awsEnvironment, CREDENTIALS, type Emulators, REGION } from './emulators.ts';
@@ -14,9 +13,6 @@ export type Outputs = Record<string, string>;
 
 /** The CDK's own program, by path: `npx` looks from the working directory. */
 const CDK = [process.execPath, createRequire(import.meta.url).resolve('aws-cdk/bin/cdk')] as const;
-
-/** The CDK keeps compiled code anyway; here rather than in the system's temporary folder. */
-const COMPILE_CACHE = fileURLToPath(new URL('../../node_modules/.cache/casemate', import.meta.url));
 
 export async function bootstrap(emulators: Emulators, folder: string, signal: AbortSignal): Promise<void> {
   await runToEnd([...CDK, 'bootstrap', `aws://${ACCOUNT}/${REGION}`], {
@@ -70,7 +66,6 @@ function cdkEnvironment(emulators: Emulators): Record<string, string> {
     CDK_DEFAULT_ACCOUNT: ACCOUNT,
     CDK_DEFAULT_REGION: REGION,
     CDK_DISABLE_CLI_TELEMETRY: 'true',
-    NODE_COMPILE_CACHE: COMPILE_CACHE,
     CI: 'true',
   };
 }
