@@ -27,7 +27,8 @@ export function agentHome(folder: string, instanceId: string): string {
 
 /**
  * What user data does on EC2: every running VM that asks for protection gets an agent, and loses it when it
- * stops running. A VM that names a recorded machine gets a copy of it, which one may then break.
+ * stops running; one that ends by itself is started again, as systemd does. A VM that names a recorded machine
+ * gets a copy of it, which one may then break.
  */
 export function startAgents(surroundings: AgentSurroundings): { stop(): Promise<void> } {
   const agents = new Map<string, Service>();
@@ -38,7 +39,9 @@ export function startAgents(surroundings: AgentSurroundings): { stop(): Promise<
       for (const [id, instance] of running ?? []) {
         const tags = new Map(instance.Tags?.map((tag) => [tag.Key, tag.Value]));
         if (agents.has(id) || stop.signal.aborted || !tags.has(PROTECT_TAG)) continue;
-        agents.set(id, startAgent(surroundings, id, tags.get(MACHINE_TAG)));
+        const agent = startAgent(surroundings, id, tags.get(MACHINE_TAG));
+        agents.set(id, agent);
+        agent.died.catch(() => agents.get(id) === agent && agents.delete(id)); // started again on the next look
       }
       for (const [id, agent] of agents) {
         if (running && !running.has(id)) {

@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -42,12 +42,16 @@ export function baseEnvironment(): Record<string, string> {
   return { ...Object.fromEntries(inherited), PATH: path, NO_PROXY: noProxy, no_proxy: noProxy };
 }
 
+/** npm and the CDK keep compiled code anyway; here rather than in the system's temporary folder. */
+const COMPILE_CACHE = join(PROJECT, 'node_modules', '.cache', 'casemate');
+
 /** Runs a command to its end, in a process group of its own. @throws ProcessError */
 export async function runToEnd(
   command: readonly [string, ...string[]],
   options: ProcessOptions,
 ): Promise<void> {
-  const child = start(command, options);
+  const env = { ...(options.env ?? baseEnvironment()), NODE_COMPILE_CACHE: COMPILE_CACHE };
+  const child = start(command, { ...options, env });
   const abort = () => stopGroup(child, 'SIGKILL'); // with whatever it started: none of it has anything to save
   if (options.signal?.aborted) abort();
   options.signal?.addEventListener('abort', abort, { once: true });
