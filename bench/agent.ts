@@ -71,8 +71,10 @@ function usageOf(pid: number): Usage {
   return { rssMb: kb('VmRSS') / 1024, anonMb: kb('RssAnon') / 1024, cpuMs: (ticks * 1000) / TICKS };
 }
 
+const started: ChildProcess[] = [];
+
 function start(command: readonly string[]): ChildProcess {
-  return spawn(process.execPath, command, {
+  const child = spawn(process.execPath, command, {
     cwd: PROJECT,
     stdio: ['ignore', 'ignore', 'inherit'],
     env: {
@@ -83,6 +85,8 @@ function start(command: readonly string[]): ChildProcess {
       AWS_SECRET_ACCESS_KEY: 'test',
     },
   });
+  started.push(child);
+  return child;
 }
 
 function startAgent(name: string, entry: string, reportIntervalSeconds: number): ChildProcess {
@@ -197,6 +201,7 @@ let result: PartResult;
 try {
   result = await measure();
 } finally {
+  for (const child of started) child.kill();
   cloud.close();
   cloud.closeAllConnections();
   rmSync(folder, { recursive: true, force: true });
