@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Command } from 'commander';
 import { divergences, type VmRecord } from '../../lib/domain/convergence.ts';
 import { instanceId } from '../../lib/domain/ids.ts';
+import { POLICY_FACTS } from '../../lib/domain/policy-facts.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
 import { verifyCommand } from '../verify/index.ts';
 import { type Connection, ConnectionError, connect } from './connection.ts';
@@ -121,7 +122,14 @@ program
       print(`${evidence.at}  the last hardware evidence did not count: docs/evidence.md`);
       print(`    ${evidence.reasons.join(', ')}`);
     }
-    print('facts that policy read: casemate show --json');
+    print('facts that policy reads');
+    const { facts } = viewOf(record, new Date()).posture;
+    for (const fact of POLICY_FACTS) {
+      const { state, source, value } = facts[fact] ?? { state: 'unknown', source: 'claimed' };
+      print(
+        `    ${fact.padEnd(26)} ${state.padEnd(8)} ${source.padEnd(9)} ${plain(String(value ?? ''))}`.trimEnd(),
+      );
+    }
   });
 
 program.addCommand(eventsCommand());
