@@ -128,10 +128,12 @@ async function converge(
   // Oldest first, so that what waited in the same batch is not taken for a gap.
   const reports = work
     .flatMap((item) =>
-      item.value.report ? [{ report: item.value.report, receivedAt: item.receivedAt }] : [],
+      item.value.report
+        ? [{ report: item.value.report, receivedAt: item.receivedAt, redelivered: item.redelivered }]
+        : [],
     )
     .sort((a, b) => claimedSequence(a.report) - claimedSequence(b.report));
-  for (const { report, receivedAt } of reports) {
+  for (const { report, receivedAt, redelivered } of reports) {
     const judgement = judgeReport(report, {
       vm,
       enrolment,
@@ -139,6 +141,8 @@ async function converge(
       apiOrigin: deps.apiOrigin,
       receivedAt,
     });
+    // Delivered again after a crash, a report finds itself accepted already: that is not the agent being late.
+    if (judgement.kind === 'late' && redelivered) continue;
     posture = foldReport(posture, judgement, receivedAt);
     if (judgement.kind === 'accept' && judgement.payload.evidence && vm && enrolment) {
       const outcome = await verifyEvidence(deps, vm, enrolment, judgement.payload, receivedAt);

@@ -26,7 +26,7 @@ export const REASONS = {
   NO_POLICY_PERMITS: 'No policy permits it: the default is to deny.',
   POLICY_ERROR: 'A policy failed to evaluate; an error denies. Check the policies and their schema.',
   SWAP_NOT_ENCRYPTED:
-    'The VM swaps to plain storage: encrypt it (casemate-agent swap encrypt) or turn it off.',
+    'The VM swaps to plain storage: encrypt it (dm-crypt under it, or zram alone) or turn it off.',
   SWAP_UNKNOWN: 'Whether swap is encrypted could not be read; unknown does not count as good.',
   SNP_NOT_SHOWN: 'EC2 launched the VM with SEV-SNP, but the guest does not show it.',
   EVIDENCE_MISSING:
