@@ -347,7 +347,7 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
   deployed(
     'sends bad input of every queue to the rejected queue with its reason, and nothing of its batch waits',
     async () => {
-      await feed.stop(); // events come from the tests alone from here on
+      await feed.stop(); // from here on events come from the tests alone
       await untilQuiet(60);
       await cloud.take(cloud.rejectedUrl);
       // What was returned to its queue instead would be seen in flight for all of the test.
@@ -433,6 +433,7 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
   /** The way of a VM that nothing disturbs. */
   const undisturbed = async () => {
     if (reference) return reference;
+    await feed.stop();
     const lane = await createLane(cloud);
     const unwatch = watchLanes(cloud, [lane]);
     await runThrough([lane], 60);

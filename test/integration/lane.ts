@@ -200,11 +200,11 @@ export function letOut(record: VmRecord | undefined): boolean {
 }
 
 const VOLATILE =
-  /^(version|at|decidedAt|changedAt|enrolledAt|issuedAt|sentAt|observedAt|validUntil|firstSeenAt|launchTime|wrappedKey|publicKey|bootId|decisions)$/;
+  /^(version|at|decidedAt|changedAt|enrolledAt|issuedAt|sentAt|observedAt|validUntil|firstSeenAt|launchTime|wrappedKey|publicKey|bootId|decisions|late)$/;
 
 /**
- * All that the table and EC2 hold of a lane's VM, without times, random ids and counts of writes: two VMs
- * that took the same way end in the same.
+ * All that the table and EC2 hold of a lane's VM, without times, random ids and counts of writes and of
+ * deliveries (a report that comes twice is counted as late): two VMs that took the same way end in the same.
  */
 export async function settled(
   cloud: Cloud,
