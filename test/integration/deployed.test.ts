@@ -11,7 +11,7 @@ import {
 import { DecryptCommand, KMSClient } from '@aws-sdk/client-kms';
 import { SendMessageBatchCommand, SendMessageCommand } from '@aws-sdk/client-sqs';
 import { marshall } from '@aws-sdk/util-dynamodb';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { readSignedIdentity } from '../../agent/metadata.ts';
 import { startAgents } from '../../bin/local/agents.ts';
 import { ACCOUNT, CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
@@ -125,6 +125,9 @@ async function runThrough(lanes: readonly Lane[], seconds: number): Promise<void
   await Promise.all(lanes.map((lane) => lane.agent.report(1)));
   await untilAll(lanes, seconds, 'let out', letOut);
 }
+
+// Real processes are killed here while others run: what fails once is said, and tried once more.
+jest.retryTimes(1, { logErrorsBeforeRetry: true });
 
 describe(`${skipped}the deployed stack on the emulators`, () => {
   const four: string[] = [];
