@@ -1,2 +1,12 @@
 /** What the partition keys of the state table start with; IAM keeps each function to its kinds. */
-export type PartitionKind = 'vm' | 'disk' | 'posture' | 'isolation' | 'enrol' | 'nonce' | 'collateral';
+export type PartitionKind =
+  | 'vm'
+  | 'disk'
+  | 'posture'
+  | 'isolation'
+  | 'enrol'
+  | 'nonce'
+  | 'collateral'
+  | 'operator'
+  | 'release'
+  | 'guard';

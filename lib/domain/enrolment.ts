@@ -12,14 +12,15 @@ export const CHALLENGE_BYTES = 32;
 /** First enrolment is trusted only this long after launch (PROTOCOL.md). */
 export const ENROLMENT_WINDOW_SECONDS = 15 * 60;
 
-const bytes = (length: number) =>
+/** Base64 of exactly so many bytes. */
+export const bytes = (length: number) =>
   z
     .base64()
     .refine((text) => Buffer.from(text, 'base64').length === length, { error: `not ${length} bytes` });
 
 export const challengeRequest = z.strictObject({
   instanceId,
-  purpose: z.enum(['enrol', 'report']),
+  purpose: z.enum(['enrol', 'report', 'release', 'confirm', 'recover', 'rotate']),
 });
 export const challengeResponse = z.strictObject({
   nonce: bytes(CHALLENGE_BYTES),

@@ -65,6 +65,10 @@ export const REASONS = {
   ENROL_WINDOW_CLOSED: 'First enrolment ends 15 minutes after launch; an operator must allow it.',
   ENROL_OTHER_KEY: 'Another key is enrolled for the VM; an operator must allow a change.',
   ENROL_DISK_CONFIRMED: 'A disk of the VM is already confirmed: a first enrolment comes too late.',
+  // Release, confirmation, rotation, adoption of disk keys
+  // Operators
+  // Evidence in the pipeline
+  // Policies: hardware-aware rules
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
   NO_GROUPS_IN_VPC:

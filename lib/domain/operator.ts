@@ -1,0 +1,34 @@
+import * as z from 'zod';
+import { instanceId, utcTime } from './ids.ts';
+
+/** Who decided what, when and why: what an operator says is never anonymous. */
+const decided = z.strictObject({
+  at: utcTime,
+  /** ARN of the caller, as STS says it. */
+  by: z.string().min(1).max(2048),
+  reason: z.string().min(1).max(1024),
+});
+export type OperatorDecision = z.infer<typeof decided>;
+
+/**
+ * The `operator#<instance id>` item: what operators decided about one VM. Only the operators' own command writes
+ * it; functions read it. An absent member is "nobody said so".
+ */
+export const operatorItem = z.strictObject({
+  pk: z.string(),
+  version: z.number().int(),
+  instanceId,
+  /** Contain the VM, whatever its posture. */
+  quarantine: decided.optional(),
+  /** Do not release keys, whatever its posture. */
+  hold: decided.optional(),
+  /** The VM may leave scope: fence and policy go as its tags say. */
+  leaveScope: decided.optional(),
+  /** A first enrolment after its window, or another agent key, is allowed until `until`. */
+  enrol: decided.extend({ until: utcTime }).optional(),
+  /** What interfaces that started in a Casemate group get in `workload`: security groups by interface id. */
+  workloadGroups: z.record(z.string(), z.array(z.string())).optional(),
+  /** Newest first, at most 20. */
+  history: z.array(decided.extend({ what: z.string() })),
+});
+export type OperatorItem = z.infer<typeof operatorItem>;
