@@ -1,6 +1,5 @@
 import { join } from 'node:path';
 import { challengeResponse, enrolmentResponse } from '../lib/domain/enrolment.ts';
-import { signAsAgent } from '../lib/domain/signature.ts';
 import { signedBytes } from '../lib/domain/transcript.ts';
 import type { Api } from './api.ts';
 import type { AgentConfig } from './config.ts';
@@ -49,7 +48,7 @@ export async function enrol(
       nonce,
       identityDocument: await readSignedIdentity(config.metadataEndpoint),
       agentPublicKey: key.publicKey.toString('base64'),
-      signature: signAsAgent(key.privateKey, bytes).toString('base64'),
+      signature: (await key.sign(bytes)).toString('base64'),
     },
     enrolmentResponse,
     stop,

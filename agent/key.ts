@@ -1,14 +1,17 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
 import { join } from 'node:path';
 import * as z from 'zod';
+import { signAsAgent } from '../lib/domain/signature.ts';
 import { readIfThere, writeDurably } from './state.ts';
 
 const keyFile = z.strictObject({ instanceId: z.string(), privateKey: z.string() });
 
+/** The agent's ECDSA P-256 key, wherever it is kept: who holds one can have it sign, and cannot read it. */
 export interface AgentKey {
-  readonly privateKey: KeyObject;
   /** SPKI DER. */
   readonly publicKey: Buffer;
+  /** SHA-256; R || S, 64 bytes. */
+  sign(bytes: Uint8Array): Promise<Buffer>;
 }
 
 /**
@@ -29,5 +32,8 @@ export function loadOrCreateKey(stateDir: string, instanceId: string): AgentKey 
 }
 
 function withPublic(privateKey: KeyObject): AgentKey {
-  return { privateKey, publicKey: createPublicKey(privateKey).export({ type: 'spki', format: 'der' }) };
+  return {
+    publicKey: createPublicKey(privateKey).export({ type: 'spki', format: 'der' }),
+    sign: async (bytes) => signAsAgent(privateKey, bytes),
+  };
 }

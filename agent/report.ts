@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs';
 import { type EventBridgeClient, PutEventsCommand } from '@aws-sdk/client-eventbridge';
 import { AGENT_SOURCE } from '../lib/domain/events.ts';
 import type { CapabilityReportDetail, ReportPayload } from '../lib/domain/report.ts';
-import { signAsAgent } from '../lib/domain/signature.ts';
 import { signedBytes } from '../lib/domain/transcript.ts';
 import type { AgentConfig } from './config.ts';
 import type { AgentKey } from './key.ts';
@@ -45,13 +44,13 @@ export function measure(
 }
 
 /** Signs a report for sending now. */
-export function seal(
+export async function seal(
   config: AgentConfig,
   identity: Identity,
   key: AgentKey,
   report: UnsentReport,
   now: Date,
-): CapabilityReportDetail {
+): Promise<CapabilityReportDetail> {
   const payload = JSON.stringify({ ...report, sentAt: now.toISOString() } satisfies ReportPayload);
   const bytes = signedBytes(
     {
@@ -68,7 +67,7 @@ export function seal(
     schemaVersion: 1,
     instanceId: identity.instanceId,
     payload,
-    signature: signAsAgent(key.privateKey, bytes).toString('base64'),
+    signature: (await key.sign(bytes)).toString('base64'),
   };
 }
 
@@ -91,7 +90,7 @@ export async function drain(
     const report = spool.read(name);
     // A report of the image that this VM was cloned from, or one that no version of ours wrote.
     if (report?.instanceId === identity.instanceId) {
-      const detail = seal(config, identity, key, report, new Date());
+      const detail = await seal(config, identity, key, report, new Date());
       await put(bus, config.busName, detail, stop);
       sent++;
     }

@@ -56,31 +56,31 @@ describe('a measurement', () => {
 });
 
 describe('a sealed report', () => {
-  test('is accepted by the pipeline', () => {
-    const detail = seal(config(), IDENTITY, key, aReport(1), later(60));
+  test('is accepted by the pipeline', async () => {
+    const detail = await seal(config(), IDENTITY, key, aReport(1), later(60));
     expect(capabilityReportDetail.safeParse(detail).success).toBe(true);
     expect(judge(detail, later(61))).toMatchObject({ kind: 'accept', payload: { sequence: 1 } });
   });
 
-  test('is bound to the origin of the configured API, not to its path', () => {
-    const detail = seal(config(), IDENTITY, key, aReport(1), later(60));
+  test('is bound to the origin of the configured API, not to its path', async () => {
+    const detail = await seal(config(), IDENTITY, key, aReport(1), later(60));
     expect(judge(detail, later(60), 'https://api.casemate.example')).toMatchObject({ kind: 'accept' });
     expect(judge(detail, later(60), 'https://other.example')).toMatchObject({
       reason: 'REPORT_BAD_SIGNATURE',
     });
   });
 
-  test('that waited hours is signed anew when it is sent, and keeps the time of its measurement', () => {
+  test('that waited hours is signed anew when it is sent, and keeps the time of its measurement', async () => {
     const report = aReport(1);
     const sent = later(7200);
-    const detail = seal(config(), IDENTITY, key, report, sent);
+    const detail = await seal(config(), IDENTITY, key, report, sent);
     expect(JSON.parse(detail.payload)).toMatchObject({
       observedAt: report.observedAt,
       sentAt: sent.toISOString(),
     });
     expect(judge(detail, later(7201)).kind).toBe('accept');
     // What had been signed then would be refused now.
-    const then = seal(config(), IDENTITY, key, report, later(1));
+    const then = await seal(config(), IDENTITY, key, report, later(1));
     expect(judge(then, later(7201))).toMatchObject({ reason: 'REPORT_TIME_SKEW' });
   });
 });

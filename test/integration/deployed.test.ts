@@ -19,7 +19,6 @@ import { createNetwork, launch, type Network, PLANS, PROTECT_TAG } from '../../b
 import { waitingFor } from '../../bin/local/waiting.ts';
 import { divergences } from '../../lib/domain/convergence.ts';
 import { type DiskItem, encryptionContext } from '../../lib/domain/disk-key.ts';
-import { signAsAgent } from '../../lib/domain/signature.ts';
 import { signedBytes } from '../../lib/domain/transcript.ts';
 import {
   type Cloud,
@@ -227,7 +226,7 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
           nonce,
           identityDocument: await document(instanceId),
           agentPublicKey: key.publicKey.toString('base64'),
-          signature: signAsAgent(signer.privateKey, bytes).toString('base64'),
+          signature: (await signer.sign(bytes)).toString('base64'),
         };
       };
       const answers = async (body: object) => {

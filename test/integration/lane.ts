@@ -95,7 +95,7 @@ export function createAgent(cloud: Cloud, instanceId: string): TestAgent {
     enrol: () => enrol(createApi(config.apiUrl, REGION, CREDENTIALS), config, identity, key),
     async report(sequence) {
       const now = new Date();
-      const detail = seal(
+      const detail = await seal(
         config,
         identity,
         key,
