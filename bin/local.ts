@@ -22,6 +22,7 @@ import { startMetadata } from './local/metadata.ts';
 import { removeAtEnd, runToEnd } from './local/process.ts';
 import { ensurePython } from './local/python.ts';
 import { FAILURE, keepLogs, makeScratch } from './local/scratch.ts';
+import { type BreakIn, breakInText, playBreakIn } from './local/story.ts';
 import { createNetwork, findInstance, launch, type Network, PLANS } from './local/vms.ts';
 import { waitingFor } from './local/waiting.ts';
 
@@ -30,10 +31,11 @@ const options = new Command('npm start --')
   .option('--once', 'stop when all VMs converged: exit 0, or 1 with the reason')
   .option('--json', 'print one JSON document on stdout, and nothing else there')
   .option('--timeout <seconds>', 'how long the VMs may take to converge', Number, 180)
+  .option('--no-break-in', 'do not play a break-in once all converged')
   .addHelpText('after', '\nWithout --once it stays up until Ctrl-C, and leaves nothing behind.')
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2))
   .parse()
-  .opts<{ once?: boolean; json?: boolean; timeout: number }>();
+  .opts<{ once?: boolean; json?: boolean; timeout: number; breakIn: boolean }>();
 if (!Number.isFinite(options.timeout) || options.timeout <= 0) {
   process.stderr.write('npm start: --timeout takes a number of seconds\n');
   process.exit(2);
@@ -83,6 +85,7 @@ interface State {
   network: Network;
   ids: string[];
   fleet: ReadonlyMap<string, VmRecord>;
+  breakIn: BreakIn;
   issuer: Awaited<ReturnType<typeof createIdentityIssuer>>;
 }
 
@@ -209,6 +212,25 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
         await Promise.race([sleep(250), state.emulators.died]);
       }
     }),
+    ...(options.breakIn
+      ? [
+          step('A break-in: contained, repaired, given back', 'breakIn', async (state, say) => {
+            const table = tableOf(state);
+            const instanceId = state.ids[PLANS.findIndex((plan) => plan.sevSnp)] ?? '';
+            state.breakIn = await playBreakIn({
+              folder,
+              instanceId,
+              look: async () => {
+                state.fleet = await readFleet(table);
+                return state.fleet.get(instanceId);
+              },
+              say,
+              ended: Promise.race([interruption(), state.emulators.died]),
+              deadline: Date.now() + options.timeout * 1000,
+            });
+          }),
+        ]
+      : []),
   ],
   {
     registerSignalListeners: false, // its own end the process at once, with everything still running
@@ -231,8 +253,12 @@ async function main(): Promise<number> {
     // Also when they did not converge: it says how far they came.
     if (state.fleet && !interrupted.signal.aborted) {
       const vms = views(state.fleet);
-      if (options.json) process.stdout.write(`${JSON.stringify({ vms, timings }, null, 2)}\n`);
-      else process.stdout.write(`${fleetTable(vms, process.stdout)}\n`);
+      const breakIn = state.breakIn ?? null;
+      if (options.json) process.stdout.write(`${JSON.stringify({ vms, breakIn, timings }, null, 2)}\n`);
+      else {
+        process.stdout.write(`${fleetTable(vms, process.stdout)}\n`);
+        if (breakIn) process.stdout.write(`${breakInText(breakIn)}\n`);
+      }
     }
   }
   if (options.once) return 0;
@@ -253,6 +279,7 @@ Casemate runs until Ctrl-C. In another terminal, in this folder:
   npx casemate events --follow          every event of both buses
   npx casemate local launch             launch another VM (--help for more)
   npx casemate local break i-… swap     let a VM swap to plain storage
+  npx casemate local repair i-…         undo that
   npx casemate local terminate i-…      terminate a VM
 
 `;

@@ -1,8 +1,14 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { EC2Client, TerminateInstancesCommand } from '@aws-sdk/client-ec2';
 import { Command } from 'commander';
-import { agentHome } from '../local/agents.ts';
+import {
+  BREAKS,
+  type Break,
+  breakMachine,
+  NoRecordedMachineError,
+  repairMachine,
+} from '../local/break-in.ts';
 import { CREDENTIALS } from '../local/emulators.ts';
 import { launch, MACHINES } from '../local/vms.ts';
 import { ConnectionError, type LocalEnvironment, runningLocally } from './connection.ts';
@@ -17,6 +23,16 @@ export function requireLocal(): LocalEnvironment {
 
 const ec2Of = (local: LocalEnvironment) =>
   new EC2Client({ endpoint: local.ec2Endpoint, region: local.region, credentials: CREDENTIALS });
+
+/** What names no recorded machine is wrong usage. */
+function onMachine<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    if (error instanceof NoRecordedMachineError) throw new UsageError(error.message, { cause: error });
+    throw error;
+  }
+}
 
 /** `casemate local`: poke the embedded cloud. */
 export function localCommand(): Command {
@@ -74,34 +90,21 @@ export function localCommand(): Command {
     .argument('<instance>', 'instance id')
     .argument('<how>', 'swap: memory goes to a plain device; no-snp: SEV_STATUS says that SEV-SNP is off')
     .action((id: string, how: string) => {
-      const machine = join(agentHome(requireLocal().folder, id), 'machine');
-      if (!existsSync(machine)) {
-        throw new UsageError(
-          `${id} is unknown here or probes this very host: only a recorded machine can be broken`,
-        );
-      }
-      switch (how) {
-        case 'swap':
-          // A plain disk, as the kernel shows it: no device-mapper in its sysfs folder.
-          mkdirSync(join(machine, 'sys/class/block/nvme1n1'), { recursive: true });
-          writeFileSync(
-            join(machine, 'proc/swaps'),
-            'Filename\tType\tSize\tUsed\tPriority\n/dev/nvme1n1 partition 1048572 0 -2\n',
-          );
-          break;
-        case 'no-snp': {
-          const recording = join(machine, 'cpuid.txt');
-          const text = readFileSync(recording, 'utf8');
-          writeFileSync(
-            recording,
-            text.replace(/^MSR 0xc0010131: .*$/m, 'MSR 0xc0010131: 0x0000000000000000'),
-          );
-          break;
-        }
-        default:
-          throw new UsageError(`${how}: there are swap and no-snp`);
-      }
+      if (!(BREAKS as readonly string[]).includes(how))
+        throw new UsageError(`${how}: there are ${BREAKS.join(' and ')}`);
+      onMachine(() => breakMachine(requireLocal().folder, id, how as Break));
       process.stdout.write('done; its next report is at most ten seconds away: npx casemate vms --watch\n');
+    });
+
+  local
+    .command('repair')
+    .description('give a broken VM back what it was recorded with')
+    .argument('<instance>', 'instance id')
+    .action((id: string) => {
+      const repaired = onMachine(() => repairMachine(requireLocal().folder, id));
+      process.stdout.write(
+        repaired.length > 0 ? `repaired: ${repaired.join(', ')}\n` : 'nothing of it was broken\n',
+      );
     });
 
   local

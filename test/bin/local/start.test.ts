@@ -27,6 +27,14 @@ interface Result {
     };
     readonly posture: { readonly verdict: string; readonly facts: Readonly<Record<string, unknown>> };
   }[];
+  readonly breakIn: {
+    readonly instanceId: string;
+    readonly events: readonly {
+      readonly what: string;
+      readonly reasons: readonly string[];
+      readonly interfaces: readonly { readonly id: string; readonly groups: readonly string[] }[];
+    }[];
+  };
   readonly timings: Readonly<Record<string, number>>;
 }
 
@@ -58,7 +66,7 @@ describe(missing === undefined ? 'npm start' : `skipped: ${missing}: npm start`,
     async () => {
       const { code, stdout, stderr } = await run('--once', '--json', '--timeout', '240');
       expect({ code, stderr }).toMatchObject({ code: 0 });
-      const { vms, timings } = JSON.parse(stdout) as Result;
+      const { vms, breakIn, timings } = JSON.parse(stdout) as Result;
 
       const inScope = vms.filter((vm) => vm.inScope);
       expect(inScope.map((vm) => vm.volumes.length).sort()).toEqual([2, 2, 3]);
@@ -85,6 +93,19 @@ describe(missing === undefined ? 'npm start' : `skipped: ${missing}: npm start`,
         posture: { verdict: 'not-managed' },
       });
       expect(leftAlone?.volumes.flatMap((volume) => volume.keys)).toEqual([]);
+
+      // One VM was broken into: contained on its interface, and given back exactly what it had.
+      expect(breakIn.events.map((event) => event.what)).toEqual([
+        'broken',
+        'contained',
+        'repaired',
+        'restored',
+      ]);
+      const [broken, contained, , restored] = breakIn.events;
+      expect(contained?.reasons).toEqual(['FACT_CONTRADICTED']);
+      expect(contained?.interfaces[0]?.groups).toHaveLength(1);
+      expect(broken?.interfaces[0]?.groups).not.toEqual(contained?.interfaces[0]?.groups);
+      expect(restored?.interfaces).toEqual(broken?.interfaces);
 
       expect(Object.keys(timings)).toEqual(expect.arrayContaining(['deploy', 'launch', 'converge', 'total']));
       expect(readdirSync(folder)).toEqual([]);
