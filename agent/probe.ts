@@ -46,21 +46,21 @@ export class ProbeError extends Error {
   }
 }
 
-/** The addon is not built or does not fit this Node (`npm run build:native`). Not retryable. */
+/** The addon is not there or does not fit this Node. Not retryable. */
 export class NativeAddonError extends Error {
   override readonly name = 'NativeAddonError';
 }
 
 let loaded: Native | undefined;
 
-/** The addon, loaded once. */
+/** The addon, loaded once. The packages keep this file and the addon as far apart as the source tree does. */
 export function nativeAddon(): Native {
   if (loaded !== undefined) return loaded;
   const path = fileURLToPath(new URL('../native/build/casemate.node', import.meta.url));
   try {
     loaded = createRequire(import.meta.url)(path) as Native;
   } catch (cause) {
-    throw new NativeAddonError(`cannot load ${path}: run "npm run build:native"`, { cause });
+    throw new NativeAddonError(`cannot load ${path} (in the source tree: npm run build:native)`, { cause });
   }
   return loaded;
 }
