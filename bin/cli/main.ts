@@ -9,6 +9,7 @@ import { type Connection, ConnectionError, connect } from './connection.ts';
 import { eventsCommand } from './events.ts';
 import { readFleet } from './fleet.ts';
 import { localCommand } from './local.ts';
+import { policyCommand } from './policy.ts';
 import { fleetTable } from './table.ts';
 import { UsageError } from './usage.ts';
 import { viewOf } from './view.ts';
@@ -134,6 +135,7 @@ program
 
 program.addCommand(eventsCommand());
 program.addCommand(localCommand());
+program.addCommand(policyCommand());
 program.addCommand(verifyCommand());
 
 interface Decision {

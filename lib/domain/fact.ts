@@ -12,21 +12,22 @@ const text = z
   .max(1024)
   .refine((s) => s.isWellFormed(), { error: 'half of a surrogate pair' });
 
+export const factState = z.enum(['present', 'absent', 'unknown']);
+export type FactState = z.infer<typeof factState>;
+
 /**
  * One fact as the probe reports it. `unknown` always says why (`reason`) and is never read as `absent`.
  * `evidence` names the leaf, register and bit, the MSR, or the file that the state was read from.
  */
 export const factSchema = z.strictObject({
   id: factId,
-  state: z.enum(['present', 'absent', 'unknown']),
+  state: factState,
   value: z.union([text, z.number().int(), z.boolean()]).optional(),
   reason: text.optional(),
   evidence: text,
   hint: text.optional(),
 });
 export type Fact = z.infer<typeof factSchema>;
-
-export type FactState = Fact['state'];
 
 /**
  * Who says so: the guest's own CPUID and files (`claimed`), EC2's API (`asserted`), or signed evidence

@@ -1,5 +1,12 @@
-/** The five questions that policy answers. */
-export type PolicyAction = 'Manage' | 'IssueKey' | 'ReleaseKey' | 'LeaveProbation' | 'Quarantine';
+/** The questions that policy answers, and what each is about. */
+export const POLICY_ACTIONS = {
+  Manage: 'Fleet',
+  IssueKey: 'Disk',
+  ReleaseKey: 'Disk',
+  LeaveProbation: 'Fleet',
+  Quarantine: 'Fleet',
+} as const;
+export type PolicyAction = keyof typeof POLICY_ACTIONS;
 
 export interface PolicyDecision {
   readonly allowed: boolean;

@@ -16,6 +16,12 @@ export interface PolicySources {
   readonly policies: ReadonlyMap<string, string>;
 }
 
+/** What policies may know of a VM. */
+export type PolicyVm = Pick<
+  Observation,
+  'instanceId' | 'state' | 'instanceType' | 'imageId' | 'autoScalingGroup' | 'tags'
+>;
+
 export type PolicyResource =
   | { readonly type: 'Fleet'; readonly id: string }
   | { readonly type: 'Disk'; readonly id: string; readonly sizeGiB: number };
@@ -28,10 +34,24 @@ export interface PolicyEngine {
    */
   decide(
     action: PolicyAction,
-    vm: Observation,
+    vm: PolicyVm,
     resource: PolicyResource,
     context: Record<string, unknown>,
   ): PolicyDecision;
+}
+
+/** One policy, as its file states it. */
+export interface Policy {
+  readonly id: string;
+  readonly reason: string;
+  readonly file: string;
+  readonly effect: 'permit' | 'forbid';
+  /** The actions that its head names; null when it is about all of them. */
+  readonly actions: readonly string[] | null;
+}
+
+export interface PolicySet extends PolicyEngine {
+  readonly policies: readonly Policy[];
 }
 
 /** Reads the schema and all `.cedar` files of a folder, in the order of their names. */
@@ -57,22 +77,22 @@ let ready = false;
  * @param wasm the bytes of cedar_wasm_bg.wasm
  * @throws PolicySetError naming the file and the fault
  */
-export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): PolicyEngine {
+export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): PolicySet {
   if (!ready) {
     cedar.initSync({ module: wasm as Uint8Array<ArrayBuffer> });
     ready = true;
   }
-  const reasons = new Map<string, string>();
+  const known = new Map<string, Policy>();
   const staticPolicies: Record<string, string> = {};
   for (const [file, text] of sources.policies) {
     const parts = cedar.policySetTextToParts(text);
     if (parts.type === 'failure') throw new PolicySetError(`${file}: ${messages(parts.errors)}`);
     if (parts.policy_templates.length > 0) throw new PolicySetError(`${file}: templates are not supported`);
-    for (const policy of parts.policies) {
-      const { id, reason } = annotations(file, policy);
-      if (id in staticPolicies) throw new PolicySetError(`${file}: a second policy has @id("${id}")`);
-      staticPolicies[id] = policy;
-      reasons.set(id, reason);
+    for (const text of parts.policies) {
+      const policy = describe(file, text);
+      if (known.has(policy.id)) throw new PolicySetError(`${file}: a second policy has @id("${policy.id}")`);
+      staticPolicies[policy.id] = text;
+      known.set(policy.id, policy);
     }
   }
   const validated = cedar.validate({ schema: sources.schema, policies: { staticPolicies } });
@@ -89,7 +109,8 @@ export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): Po
     if (answer.type === 'failure') throw new PolicySetError(messages(answer.errors));
   }
 
-  const engine: PolicyEngine = {
+  const engine: PolicySet = {
+    policies: [...known.values()],
     decide(action, vm, resource, context) {
       const principal = { type: 'Casemate::Vm', id: vm.instanceId };
       const target = { type: `Casemate::${resource.type}`, id: resource.id };
@@ -127,7 +148,7 @@ export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): Po
         return { allowed: false, reasons: ['POLICY_ERROR'], policies: erring, errors };
       }
       const policies = [...diagnostics.reason].sort();
-      const codes = policies.map((id) => reasons.get(id) ?? id);
+      const codes = policies.map((id) => known.get(id)?.reason ?? id);
       return {
         allowed: decision === 'allow',
         reasons: codes.length > 0 ? [...new Set(codes)] : ['NO_POLICY_PERMITS'],
@@ -164,31 +185,31 @@ export function cedarFacts(facts: Record<string, SourcedFact>): Record<string, R
   );
 }
 
-const WARM_UP: Observation = {
+const WARM_UP: PolicyVm = {
   instanceId: 'i-00000000',
-  accountId: '000000000000',
-  region: 'us-east-1',
   state: 'pending',
-  launchTime: '1970-01-01T00:00:00Z',
   instanceType: '',
   imageId: '',
-  vpcId: null,
   autoScalingGroup: null,
   tags: {},
-  amdSevSnp: null,
-  nestedVirtualization: null,
-  interfaces: [],
-  volumes: [],
 };
 
-function annotations(file: string, policy: string): { id: string; reason: string } {
-  const json = cedar.policyToJson(policy);
-  if (json.type === 'failure') throw new PolicySetError(`${file}: ${messages(json.errors)}`);
-  const { id, reason } = json.json.annotations ?? {};
+function describe(file: string, text: string): Policy {
+  const answer = cedar.policyToJson(text);
+  if (answer.type === 'failure') throw new PolicySetError(`${file}: ${messages(answer.errors)}`);
+  const { annotations, effect, action } = answer.json;
+  const { id, reason } = annotations ?? {};
   if (!id || !reason) {
-    throw new PolicySetError(`${file}: every policy needs @id("…") and @reason("…"): ${policy.slice(0, 80)}`);
+    throw new PolicySetError(`${file}: every policy needs @id("…") and @reason("…"): ${text.slice(0, 80)}`);
   }
-  return { id, reason };
+  return { id, reason, file, effect, actions: actionsOf(action) };
+}
+
+function actionsOf(constraint: cedar.ActionConstraint): readonly string[] | null {
+  if (constraint.op === 'All') return null;
+  const uids =
+    'entities' in constraint ? constraint.entities : 'entity' in constraint ? [constraint.entity] : [];
+  return uids.map((uid) => ('__entity' in uid ? uid.__entity.id : uid.id));
 }
 
 function messages(errors: readonly cedar.DetailedError[]): string {

@@ -58,17 +58,12 @@ describe('schema and policies', () => {
     expect(declared.sort()).toEqual(['IssueKey', 'LeaveProbation', 'Manage', 'Quarantine', 'ReleaseKey']);
   });
 
-  const policies = [...sources.policies].flatMap(([file, text]) =>
-    [...text.matchAll(/(?:@\w+\("[^"]*"\)\s*)*\b(?:permit|forbid)\s*\(/g)].map((m) => [file, m[0]] as const),
-  );
-  test('there are some', () => {
-    expect(policies.length).toBeGreaterThanOrEqual(9);
-  });
-
-  test.each(policies)('%s: each has an id and a reason that exists (%#)', (_, text) => {
-    expect(text).toMatch(/@id\("[a-z][a-z.-]+"\)/);
-    const reason = /@reason\("([^"]+)"\)/.exec(text)?.[1] ?? 'none';
-    expect(Object.keys(REASONS)).toContain(reason);
+  test('each policy has an id and a reason that exists', () => {
+    expect(policy.policies.length).toBeGreaterThanOrEqual(12);
+    for (const { id, reason } of policy.policies) {
+      expect(id).toMatch(/^[a-z][a-z.-]+$/);
+      expect(Object.keys(REASONS)).toContain(reason);
+    }
   });
 
   test('every question is answered for a VM of which nothing is known: nothing is let out or in', () => {
@@ -87,76 +82,9 @@ describe('schema and policies', () => {
   });
 });
 
-describe('Manage', () => {
-  test.each<[Record<string, string>, boolean]>([
-    [{ 'casemate:protect': 'true' }, true],
-    [{ 'casemate:protect': 'True' }, false],
-    [{ 'casemate:protect': '' }, false],
-    [{ 'Casemate:Protect': 'true' }, false],
-    [{}, false],
-  ])('%j: in scope %s', (tags, inScope) => {
-    expect(policy.decide('Manage', anObservation({ tags }), FLEET, {})).toEqual(
-      inScope
-        ? { allowed: true, reasons: ['IN_SCOPE'], policies: ['scope.tagged'], errors: [] }
-        : { allowed: false, reasons: ['NO_POLICY_PERMITS'], policies: [], errors: [] },
-    );
-  });
-});
-
-describe('IssueKey', () => {
-  test.each([
-    [true, { allowed: true, reasons: ['KEY_ISSUED'], policies: ['disk-keys.managed'] }],
-    [false, { allowed: false, reasons: ['NO_POLICY_PERMITS'], policies: [] }],
-  ])('managed %s', (managed, expected) => {
-    expect(policy.decide('IssueKey', anObservation(), DISK_RESOURCE, { managed })).toMatchObject(expected);
-  });
-});
-
 describe('LeaveProbation', () => {
   const decide = (context: object) =>
     policy.decide('LeaveProbation', anObservation(), FLEET, context as Record<string, unknown>);
-
-  test.each<[string, Said, object, readonly string[]]>([
-    ['nothing to hide', {}, {}, ['posture.reported']],
-    ['no enrolled agent', {}, { enrolled: false }, []],
-    ['swap on a plain device', { 'mem.swap': 'present:plain' }, {}, ['posture.swap-encrypted']],
-    ['swap of which nobody says what it is', { 'mem.swap': 'present' }, {}, ['posture.swap-encrypted']],
-    ['swap that is encrypted', { 'mem.swap': 'present:encrypted' }, {}, ['posture.reported']],
-    ['swap that could not be read', { 'mem.swap': 'unknown' }, {}, ['posture.swap-known']],
-    [
-      'swap that could not be read and calls itself encrypted',
-      { 'mem.swap': 'unknown:encrypted' },
-      {},
-      ['posture.swap-known'],
-    ],
-    [
-      'SEV-SNP asserted and shown',
-      { 'ec2.amd-sev-snp': 'present', 'mem.sev-snp.guest': 'present' },
-      {},
-      ['posture.reported'],
-    ],
-    ['SEV-SNP asserted and not shown', { 'ec2.amd-sev-snp': 'present' }, {}, ['posture.snp-shown']],
-    [
-      'SEV-SNP asserted and unreadable in the guest',
-      { 'ec2.amd-sev-snp': 'present', 'mem.sev-snp.guest': 'unknown' },
-      {},
-      ['posture.snp-shown'],
-    ],
-    ['SEV-SNP of which EC2 says nothing', { 'ec2.amd-sev-snp': 'unknown' }, {}, ['posture.reported']],
-    ['a contradiction', {}, { contradicted: true }, ['posture.uncontradicted']],
-    [
-      'everything wrong at once',
-      { 'mem.swap': 'present:plain', 'ec2.amd-sev-snp': 'present' },
-      { contradicted: true },
-      ['posture.snp-shown', 'posture.swap-encrypted', 'posture.uncontradicted'],
-    ],
-  ])('%s', (_, said, overrides, policies) => {
-    const decision = decide(posture(said, overrides));
-    const allowed = policies[0] === 'posture.reported';
-    expect([decision.allowed, decision.policies, decision.errors]).toEqual([allowed, policies, []]);
-    if (policies.length === 0) expect(decision.reasons).toEqual(['NO_POLICY_PERMITS']);
-    for (const reason of decision.reasons) expect(Object.keys(REASONS)).toContain(reason);
-  });
 
   test.each(POLICY_FACTS)('%s unknown never helps', (id) => {
     void fc.assert(
@@ -176,48 +104,6 @@ describe('LeaveProbation', () => {
       ),
       { numRuns: 40 },
     );
-  });
-});
-
-describe('ReleaseKey', () => {
-  const decide = (context: object) =>
-    policy.decide('ReleaseKey', anObservation(), DISK_RESOURCE, context as Record<string, unknown>);
-
-  test.each<[string, Said, object, boolean, readonly string[]]>([
-    ['compliant in workload', {}, {}, true, ['release.compliant']],
-    ['compliant in probation, on its way out', {}, { profile: 'probation' }, true, ['release.compliant']],
-    ['compliant and still quarantined', {}, { profile: 'quarantine' }, false, []],
-    ['unproven', {}, { verdict: 'unproven' }, false, []],
-    ['noncompliant', {}, { verdict: 'noncompliant' }, false, []],
-    ['a verdict that nobody knows', {}, { verdict: 'Compliant' }, false, []],
-    ['swap on a plain device', { 'mem.swap': 'present:plain' }, {}, false, ['release.swap-encrypted']],
-    [
-      'swap of which nobody says what it is',
-      { 'mem.swap': 'present' },
-      {},
-      false,
-      ['release.swap-encrypted'],
-    ],
-    ['swap that is encrypted', { 'mem.swap': 'present:encrypted' }, {}, true, ['release.compliant']],
-  ])('%s', (_, said, overrides, allowed, policies) => {
-    const decision = decide(release(said, overrides));
-    expect([decision.allowed, decision.policies]).toEqual([allowed, policies]);
-  });
-});
-
-describe('Quarantine', () => {
-  test.each([
-    [true, { allowed: true, reasons: ['FACT_CONTRADICTED'], policies: ['quarantine.contradicted'] }],
-    [false, { allowed: false, reasons: ['NO_POLICY_PERMITS'], policies: [] }],
-  ])('contradicted %s', (contradicted, expected) => {
-    expect(policy.decide('Quarantine', anObservation(), FLEET, posture({}, { contradicted }))).toMatchObject(
-      expected,
-    );
-  });
-
-  test('is not caused by what is merely unknown', () => {
-    const unknown = Object.fromEntries(POLICY_FACTS.map((id) => [id, 'unknown'])) as Said;
-    expect(policy.decide('Quarantine', anObservation(), FLEET, posture(unknown)).allowed).toBe(false);
   });
 });
 

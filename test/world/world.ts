@@ -17,7 +17,12 @@ import { defaultPolicies, type EvidencePolicies } from '../../lib/domain/evidenc
 import type { EvidenceRoots } from '../../lib/domain/evidence-judgement.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
-import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
+import {
+  createPolicyEngine,
+  type PolicyEngine,
+  type PolicySet,
+  readPolicySources,
+} from '../../lib/policy/engine.ts';
 import { fakeDynamoDb } from './dynamodb.ts';
 import { fakeEc2, REGION } from './ec2.ts';
 import { countEffects } from './effects.ts';
@@ -43,10 +48,10 @@ interface Fault {
   readonly when: (input: Record<string, unknown>) => boolean;
 }
 
-let engine: PolicyEngine | undefined;
+let engine: PolicySet | undefined;
 
 /** The project's own policies in Cedar itself. */
-export function projectPolicies(): PolicyEngine {
+export function projectPolicies(): PolicySet {
   engine ??= createPolicyEngine(cedarWasm(), readPolicySources(new URL('../../policies/', import.meta.url)));
   return engine;
 }

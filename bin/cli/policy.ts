@@ -1,0 +1,126 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { Command } from 'commander';
+import { CEDAR_WASM, POLICY_FOLDER } from '../../lib/constructs/policies.ts';
+import { parsePolicyFile } from '../../lib/domain/evidence/policy-file.ts';
+import {
+  type CaseResult,
+  PolicyCasesError,
+  type PolicyTestReport,
+  parsePolicyCases,
+  testPolicies,
+} from '../../lib/policy/cases.ts';
+import { createPolicyEngine, type PolicySet, readPolicySources } from '../../lib/policy/engine.ts';
+import { UsageError } from './usage.ts';
+
+interface Options {
+  readonly policies: string;
+  readonly json?: boolean;
+}
+
+const CASES = '.test.yaml';
+
+/** `casemate policy …`: offline, on a folder of policies. */
+export function policyCommand(): Command {
+  const command = new Command('policy')
+    .description('check and test the policies of a folder, offline')
+    .showHelpAfterError()
+    .exitOverride((error) => {
+      process.exit(error.exitCode === 0 ? 0 : 2);
+    });
+  const on = (name: string, description: string): Command =>
+    command
+      .command(name)
+      .description(description)
+      .option('--policies <folder>', 'folder of the policies', POLICY_FOLDER)
+      .option('--json', 'print one JSON document');
+
+  on(
+    'check',
+    'check that the policies parse and fit their schema, and that what is demanded of evidence is readable',
+  ).action((options: Options) => {
+    const { policies } = readPolicySet(options.policies);
+    print(
+      options.json
+        ? JSON.stringify({ policies }, null, 2)
+        : `${policies.length} policies in ${new Set(policies.map((policy) => policy.file)).size} files are in order`,
+    );
+  });
+
+  on(
+    'test',
+    `run the cases of *${CASES} against the policies beside them; every policy must be shown at work and at rest`,
+  ).action((options: Options) => {
+    const report = testPolicies(readPolicySet(options.policies), readCases(options.policies));
+    print(options.json ? JSON.stringify(asJson(report), null, 2) : asText(report));
+    process.exitCode = report.passed ? 0 : 1;
+  });
+
+  return command;
+}
+
+/** @throws PolicySetError, PolicyFileError; UsageError when there is no such folder */
+function readPolicySet(folder: string): PolicySet {
+  if (!existsSync(join(folder, 'schema.cedarschema'))) {
+    throw new UsageError(`${folder} is no folder of policies: it has no schema.cedarschema`);
+  }
+  const evidence = join(folder, 'evidence.json');
+  if (existsSync(evidence)) parsePolicyFile(JSON.parse(readFileSync(evidence, 'utf8')));
+  return createPolicyEngine(
+    readFileSync(CEDAR_WASM),
+    readPolicySources(pathToFileURL(join(resolve(folder), '/'))),
+  );
+}
+
+function readCases(folder: string) {
+  const files = readdirSync(folder).filter((name) => name.endsWith(CASES));
+  if (files.length === 0) throw new UsageError(`${folder} has no cases (*${CASES})`);
+  try {
+    return files.sort().flatMap((name) => parsePolicyCases(name, readFileSync(join(folder, name), 'utf8')));
+  } catch (error) {
+    if (error instanceof PolicyCasesError) throw new UsageError(error.message, { cause: error });
+    throw error;
+  }
+}
+
+/** The report as `--json` prints it: docs/policies.md promises its shape. */
+function asJson({ results, coverage, passed }: PolicyTestReport): object {
+  return {
+    passed,
+    cases: results.map(({ case: { file, action, it, expected }, holds, actual }) => ({
+      file,
+      action,
+      it,
+      holds,
+      expected,
+      actual,
+    })),
+    coverage,
+  };
+}
+
+function asText({ results, coverage }: PolicyTestReport): string {
+  const failed = results.filter((result) => !result.holds);
+  return [
+    ...failed.flatMap(failureLines),
+    ...coverage.neverDetermining.map((id) => `${id}: no case shows it at work`),
+    ...coverage.alwaysDetermining.map((id) => `${id}: no case about its action shows it at rest`),
+    `${results.length - failed.length} cases hold, ${failed.length} do not`,
+  ].join('\n');
+}
+
+function failureLines({ case: { file, action, it, expected }, actual }: CaseResult): readonly string[] {
+  const answer = ({ decision, reasons, policies }: typeof expected): string =>
+    `${decision}, ${reasons.join(' ')}${policies ? `, by ${policies.join(' ') || 'no policy'}` : ''}`;
+  return [
+    `${file}: ${action} ${it}`,
+    `  expected  ${answer(expected)}`,
+    `  decided   ${answer(actual)}`,
+    ...actual.errors.map((error) => `  error     ${error}`),
+  ];
+}
+
+function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
