@@ -4,7 +4,7 @@ process.env['POWERTOOLS_SERVICE_NAME'] = 'test';
 
 /**
  * Suites are chosen by folder: `test/` mirrors the source; `test/integration/` needs the embedded
- * cloud, `test/system/` real VMs and servers.
+ * cloud. `test/system/` needs real VMs, and has a configuration of its own.
  */
 export default {
   testEnvironment: 'node',
@@ -16,5 +16,6 @@ export default {
     ],
   },
   testMatch: ['<rootDir>/test/**/*.test.ts'],
+  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/test/system/'],
   modulePathIgnorePatterns: ['<rootDir>/cdk.out', '<rootDir>/dist', '<rootDir>/.local', '<rootDir>/.venv'],
 };

@@ -137,6 +137,26 @@ bool cm_mount_of(struct cm_machine *machine, const char *file, struct cm_mount *
   return out->source[0] != '\0';
 }
 
+#define MAPPER "/dev/mapper/"
+
+/* A mapping by the name in its path; sysfs has it under dm-N. False where sysfs has no such name. */
+static bool classify_mapping(struct cm_look *look, const char *path, struct verdict *out) {
+  struct cm_names devices;
+  char wanted[128];
+  (void)snprintf(wanted, sizeof wanted, "%.115s", path + sizeof MAPPER - 1);
+  cm_list(look->machine, "/sys/class/block", &devices);
+  for (size_t i = 0; i < devices.held; i++) {
+    char file[160];
+    if (strncmp(devices.names[i], "dm-", 3) != 0) continue;
+    (void)snprintf(file, sizeof file, "/sys/class/block/%.48s/dm/name", devices.names[i]);
+    struct cm_content name = cm_read_text(look->machine, file);
+    if (name.status != CM_TEXT_OK || strcmp(name.text, wanted) != 0) continue;
+    classify_device(look, devices.names[i], 0, out);
+    return true;
+  }
+  return false;
+}
+
 /* The block device under the file system that holds a swap file: the longest mount point above it. */
 static void classify_file(struct cm_look *look, const char *file, struct verdict *out) {
   struct cm_mount mount;
@@ -148,22 +168,8 @@ static void classify_file(struct cm_look *look, const char *file, struct verdict
     (void)snprintf(out->why, sizeof out->why, "/proc/self/mountinfo: %s", cm_content_problem(&content));
     return;
   }
-  if (strncmp(source, "/dev/mapper/", 12) == 0) {
-    /* /dev/mapper/NAME is a link to ../dm-N; its name is in sysfs. */
-    struct cm_names devices;
-    char wanted[128];
-    (void)snprintf(wanted, sizeof wanted, "%.115s", source + 12);
-    cm_list(look->machine, "/sys/class/block", &devices);
-    for (size_t i = 0; i < devices.held; i++) {
-      char path[160];
-      if (strncmp(devices.names[i], "dm-", 3) != 0) continue;
-      (void)snprintf(path, sizeof path, "/sys/class/block/%.48s/dm/name", devices.names[i]);
-      struct cm_content name = cm_read_text(look->machine, path);
-      if (name.status != CM_TEXT_OK || strcmp(name.text, wanted) != 0) continue;
-      classify_device(look, devices.names[i], 0, out);
-      return;
-    }
-    (void)snprintf(out->why, sizeof out->why, "a file on %.60s, which sysfs does not name", source);
+  if (strncmp(source, MAPPER, sizeof MAPPER - 1) == 0) {
+    if (!classify_mapping(look, source, out)) (void)snprintf(out->why, sizeof out->why, "a file on %.60s, which sysfs does not name", source);
     return;
   }
   if (strncmp(source, "/dev/", 5) == 0 && strchr(source + 5, '/') == NULL) {
@@ -180,8 +186,9 @@ static bool classify_line(struct cm_look *look, struct cm_span line, struct verd
   if (!cm_next_word(&line, &name) || !cm_next_word(&line, &type) || !cm_unescape(name, path, sizeof path) || path[0] != '/') return false;
   if (cm_span_is(type, "partition")) {
     if (strncmp(path, "/dev/", 5) != 0) return false;
-    const char *device = path + 5;
-    classify_device(look, device, 0, out);
+    /* udev makes /dev/mapper/NAME a link to ../dm-N, and the kernel then shows that; without udev it is a node. */
+    if (strncmp(path, MAPPER, sizeof MAPPER - 1) != 0) classify_device(look, path + 5, 0, out);
+    else if (!classify_mapping(look, path, out)) (void)snprintf(out->why, sizeof out->why, "a mapping that sysfs does not name");
     return true;
   }
   if (!cm_span_is(type, "file")) return false;

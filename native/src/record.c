@@ -390,6 +390,11 @@ static bool record_swap(struct recorder *recorder) {
       (void)snprintf(path, sizeof path, "/mnt/%u/swapfile", areas);
       count = snprintf(mounts + mounts_used, sizeof mounts - mounts_used, "%u 1 0:0 / /mnt/%u rw - removed %s rw\n", areas + 1, areas, source);
       if (count > 0 && (size_t)count < sizeof mounts - mounts_used) mounts_used += (size_t)count;
+    } else if (strncmp(path, "/dev/mapper/", 12) == 0) {
+      char mapping[48];
+      bool named = mapping_of(recorder, path + 12, mapping, sizeof mapping);
+      if (named) (void)snprintf(path, sizeof path, "/dev/mapper/%s", mapping);
+      else (void)snprintf(path, sizeof path, "/dev/removed");
     } else if (strncmp(path, "/dev/", 5) != 0 || strchr(path + 5, '/') != NULL) {
       (void)snprintf(path, sizeof path, "/dev/removed");
     }

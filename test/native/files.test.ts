@@ -142,6 +142,28 @@ describe('swap is', () => {
       'absent',
     ],
     [
+      'encrypted on a mapping that the kernel shows by its name',
+      {
+        'proc/swaps': swaps('/dev/mapper/swap partition'),
+        [`${block}/dm-0/dm/uuid`]: 'CRYPT-LUKS2-x\n',
+        [`${block}/dm-0/dm/name`]: 'root-crypt\n',
+        [`${block}/dm-1/dm/uuid`]: 'CRYPT-PLAIN-swap\n',
+        [`${block}/dm-1/dm/name`]: 'swap\n',
+      },
+      'encrypted',
+      'absent',
+    ],
+    [
+      'not known on a mapping whose name sysfs does not have',
+      {
+        'proc/swaps': swaps('/dev/mapper/swap partition'),
+        [`${block}/dm-0/dm/uuid`]: 'CRYPT-PLAIN-x\n',
+        [`${block}/dm-0/dm/name`]: 'other\n',
+      },
+      'unknown',
+      'unknown',
+    ],
+    [
       'not known in a file whose disk is not named',
       {
         'proc/swaps': swaps('/swapfile file'),
@@ -418,7 +440,11 @@ describe('--record', () => {
       'proc/cmdline': 'root=UUID=deadbeef password=hunter2 nohibernate\n',
       'proc/cpuinfo':
         'processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu hypervisor\nSerial\t: SERIAL-77\n\n',
-      'proc/swaps': swaps('/home/alice/swap file', '/dev/dm-3 partition'),
+      'proc/swaps': swaps(
+        '/home/alice/swap file',
+        '/dev/dm-3 partition',
+        '/dev/mapper/my-root-crypt partition',
+      ),
       'proc/self/mountinfo':
         '20 1 253:0 / /home/alice rw - ext4 /dev/mapper/my-root-crypt rw\n30 20 8:3 / /mnt/deadbeef rw - ext4 /dev/sdq rw\n',
       [`${block}/dm-0/dm/uuid`]: 'CRYPT-LUKS2-deadbeef-my-root-crypt\n',

@@ -1,0 +1,28 @@
+#!/bin/dash
+# The first process of a system test's VM: what a Debian's own init would have set up, and no more. Then it
+# hands over to control.sh, through which the test drives this VM.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/casemate-test HOME=/root LANG=C.UTF-8
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t tmpfs -o mode=0755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -o remount,rw /
+mkdir -p /run/lock /run/cryptsetup
+ln -sf /proc/mounts /etc/mtab
+hostname casemate-vm
+for module in virtio_pci virtio_console virtio_net virtio_rng dm_crypt aesni_intel xts; do
+  modprobe "$module" || echo "init: no module $module"
+done
+ip link set lo up
+ip link set eth0 up
+ip addr add 10.0.2.15/24 dev eth0
+ip route add default via 10.0.2.2
+# Whoever ends while nobody waits is this process's to reap: dash does so while it waits for control.sh.
+while :; do
+  dash /usr/lib/casemate-test/control.sh
+  sleep 0.2
+done
