@@ -17,6 +17,8 @@ import type { Effects } from './effects.ts';
 export interface WorldInterface {
   readonly id: string;
   groups: string[];
+  /** The VM's, unless told. */
+  readonly vpcId?: string;
   readonly requesterManaged?: boolean;
 }
 
@@ -36,7 +38,7 @@ export interface WorldVm {
   }[];
 }
 
-interface WorldGroup {
+export interface WorldGroup {
   readonly GroupId: string;
   readonly GroupName: string;
   readonly VpcId: string;
@@ -45,16 +47,24 @@ interface WorldGroup {
   IpPermissionsEgress: IpPermission[];
 }
 
+/** What EC2 shows. */
+export interface Ec2State {
+  readonly vms: ReadonlyMap<string, WorldVm>;
+  readonly groups: ReadonlyMap<string, WorldGroup>;
+}
+
 export const ACCOUNT = '123456789012';
 export const REGION = 'eu-west-1';
-const DEFAULT_VPC = 'vpc-0a1b2c3d4e5f60718';
+export const DEFAULT_VPC = 'vpc-0a1b2c3d4e5f60718';
 
 /** EC2 at the edge of the client: a few VMs, their volumes, interfaces and groups. */
 export function fakeEc2(effects: Effects) {
   const vms = new Map<string, WorldVm>();
   const groups = new Map<string, WorldGroup>();
+  /** Groups of the customer that were deleted. Every other group that an interface had is there. */
+  const deletedGroups = new Set<string>();
   const calls: string[] = [];
-  const client = new EC2Client({ region: REGION });
+  const client = Object.create(EC2Client.prototype) as EC2Client; // it sends nothing anywhere
   let groupCount = 0;
 
   const matches = (vm: WorldVm, filters: readonly Filter[] | undefined): boolean =>
@@ -80,17 +90,17 @@ export function fakeEc2(effects: Effects) {
   const findInterface = (id: string | undefined) =>
     [...vms.values()].flatMap((vm) => vm.interfaces).find((eni) => eni.id === id);
 
-  const send = async (command: unknown): Promise<unknown> => {
+  const send = async (command: unknown, shown: Ec2State = { vms, groups }): Promise<unknown> => {
     const name = (command as object).constructor.name.replace(/Command$/, '');
     calls.push(name);
     if (command instanceof DescribeInstancesCommand) {
       await effects.read();
-      const found = [...vms.values()].filter((vm) => matches(vm, command.input.Filters));
+      const found = [...shown.vms.values()].filter((vm) => matches(vm, command.input.Filters));
       return { Reservations: found.map((vm) => ({ OwnerId: ACCOUNT, Instances: [describe(vm)] })) };
     }
     if (command instanceof DescribeVolumesCommand) {
       await effects.read();
-      const found = [...vms.values()].filter((vm) => matches(vm, command.input.Filters));
+      const found = [...shown.vms.values()].filter((vm) => matches(vm, command.input.Filters));
       return {
         Volumes: found.flatMap((vm) =>
           vm.volumes.map((v) => ({
@@ -105,12 +115,12 @@ export function fakeEc2(effects: Effects) {
     }
     if (command instanceof DescribeNetworkInterfacesCommand) {
       await effects.read();
-      const found = [...vms.values()].filter((vm) => matches(vm, command.input.Filters));
+      const found = [...shown.vms.values()].filter((vm) => matches(vm, command.input.Filters));
       return {
         NetworkInterfaces: found.flatMap((vm) =>
           vm.interfaces.map((eni) => ({
             NetworkInterfaceId: eni.id,
-            VpcId: vm.vpcId ?? DEFAULT_VPC,
+            VpcId: eni.vpcId ?? vm.vpcId ?? DEFAULT_VPC,
             InterfaceType: 'interface',
             RequesterManaged: eni.requesterManaged ?? false,
             Groups: eni.groups.map((GroupId) => ({ GroupId })),
@@ -122,14 +132,14 @@ export function fakeEc2(effects: Effects) {
     if (command instanceof DescribeSecurityGroupsCommand) {
       await effects.read();
       const vpcs = command.input.Filters?.find(({ Name }) => Name === 'vpc-id')?.Values ?? [];
-      const found = [...groups.values()].filter((group) => vpcs.includes(group.VpcId));
+      const found = [...shown.groups.values()].filter((group) => vpcs.includes(group.VpcId));
       return { SecurityGroups: found.map((group) => structuredClone(group)) };
     }
     if (command instanceof CreateSecurityGroupCommand) {
       const { GroupName = '', VpcId = '', TagSpecifications } = command.input;
       return effects.write(`create ${GroupName}`, () => {
         if ([...groups.values()].some((group) => group.GroupName === GroupName && group.VpcId === VpcId)) {
-          throw Object.assign(new Error('exists'), { name: 'InvalidGroup.Duplicate' });
+          throw named('InvalidGroup.Duplicate');
         }
         const GroupId = `sg-${String(++groupCount).padStart(8, '0')}`;
         groups.set(GroupId, {
@@ -147,9 +157,12 @@ export function fakeEc2(effects: Effects) {
       return effects.write('revoke egress', () => {
         const group = groups.get(command.input.GroupId ?? '');
         const gone = new Set(command.input.IpPermissions?.map((p) => JSON.stringify(p)));
-        if (group) {
-          group.IpPermissionsEgress = group.IpPermissionsEgress.filter((p) => !gone.has(JSON.stringify(p)));
-        }
+        if (!group) return {};
+        const left = group.IpPermissionsEgress.filter((p) => !gone.has(JSON.stringify(p)));
+        // In a VPC that is not the default one: all of them or none.
+        if (left.length > group.IpPermissionsEgress.length - gone.size)
+          throw named('InvalidPermission.NotFound');
+        group.IpPermissionsEgress = left;
         return {};
       });
     }
@@ -162,9 +175,11 @@ export function fakeEc2(effects: Effects) {
     }
     if (command instanceof AuthorizeSecurityGroupEgressCommand) {
       return effects.write('authorize egress', () => {
-        groups
-          .get(command.input.GroupId ?? '')
-          ?.IpPermissionsEgress.push(...(command.input.IpPermissions ?? []));
+        const group = groups.get(command.input.GroupId ?? '');
+        const there = new Set(group?.IpPermissionsEgress.map((p) => JSON.stringify(p)));
+        const added = command.input.IpPermissions ?? [];
+        if (added.some((p) => there.has(JSON.stringify(p)))) throw named('InvalidPermission.Duplicate');
+        group?.IpPermissionsEgress.push(...added);
         return {};
       });
     }
@@ -172,7 +187,8 @@ export function fakeEc2(effects: Effects) {
       const { NetworkInterfaceId, Groups = [] } = command.input;
       return effects.write(`groups of ${NetworkInterfaceId}`, () => {
         const eni = findInterface(NetworkInterfaceId);
-        if (!eni) throw Object.assign(new Error('no such'), { name: 'InvalidNetworkInterfaceID.NotFound' });
+        if (!eni) throw named('InvalidNetworkInterfaceID.NotFound');
+        if (Groups.some((id) => deletedGroups.has(id))) throw named('InvalidGroup.NotFound');
         eni.groups = [...Groups];
         return {};
       });
@@ -181,7 +197,11 @@ export function fakeEc2(effects: Effects) {
   };
   client.send = send as typeof client.send;
 
-  return { client, vms, groups, calls };
+  return { client, vms, groups, deletedGroups, calls };
+}
+
+function named(name: string): Error {
+  return Object.assign(new Error(name), { name });
 }
 
 function describe(vm: WorldVm) {
@@ -197,7 +217,7 @@ function describe(vm: WorldVm) {
     CpuOptions: vm.amdSevSnp === undefined ? {} : { AmdSevSnp: vm.amdSevSnp },
     NetworkInterfaces: vm.interfaces.map((eni) => ({
       NetworkInterfaceId: eni.id,
-      VpcId: vm.vpcId ?? DEFAULT_VPC,
+      VpcId: eni.vpcId ?? vm.vpcId ?? DEFAULT_VPC,
       InterfaceType: 'interface',
       Groups: eni.groups.map((GroupId) => ({ GroupId })),
     })),

@@ -24,7 +24,7 @@ import {
   readPolicySources,
 } from '../../lib/policy/engine.ts';
 import { fakeDynamoDb } from './dynamodb.ts';
-import { fakeEc2, REGION } from './ec2.ts';
+import { type Ec2State, fakeEc2, REGION } from './ec2.ts';
 import { countEffects } from './effects.ts';
 
 export const QUEUES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
@@ -47,6 +47,34 @@ interface Fault {
   readonly error: Error;
   readonly when: (input: Record<string, unknown>) => boolean;
 }
+
+/** One AWS call of a function, before it has any effect. */
+export interface Call {
+  /** `PutItem`, `DescribeInstances`, … */
+  readonly name: string;
+  readonly input: Record<string, unknown>;
+}
+
+/**
+ * Stands between the functions and AWS: lets a call through, now or with what EC2 looked like in the past, or fails
+ * it before or after its effect.
+ */
+export type Between = (call: Call, go: (past?: Ec2State) => Promise<unknown>) => Promise<unknown>;
+
+/**
+ * A client whose `send` is still to be given. Made without its constructor, which resolves regions, credentials and
+ * endpoints that nothing here asks for, at half a millisecond a client and world.
+ */
+function clientOf<T extends { send: unknown }>(kind: { readonly prototype: T }): T {
+  return Object.create(kind.prototype) as T;
+}
+
+/** Who shares metrics publishes what another has published already: nobody wants to hear of it. */
+const quiet = { trace() {}, debug() {}, info() {}, warn() {}, error() {} };
+const silent = {
+  logger: new Logger({ logLevel: 'SILENT' }),
+  metrics: new Metrics({ namespace: 'Casemate', logger: quiet }),
+};
 
 let engine: PolicySet | undefined;
 
@@ -84,24 +112,28 @@ export function createWorld(
     readonly evidenceRoots?: EvidenceRoots;
     readonly authorities?: readonly X509Certificate[];
     readonly logLevel?: 'SILENT' | 'DEBUG';
+    /** A message that came back so often goes to the dead letters; never, unless told. */
+    readonly maxReceives?: number;
   } = {},
 ) {
   const effects = countEffects();
   const ec2 = fakeEc2(effects);
   const dynamodb = fakeDynamoDb(effects);
   const queues = new Map<QueueName, Message[]>(QUEUES.map((name) => [name, []]));
+  const deadLetters: Message[] = [];
   const rejected: { readonly body: string; readonly reason: string }[] = [];
   const announced: { readonly detailType: string; readonly detail: Record<string, unknown> }[] = [];
   const kmsContexts: Record<string, string>[] = [];
   const faults = new Set<Fault>();
+  let between: Between = (_call, go) => go();
   const failing = <T extends { send: unknown }>(client: T): T => {
-    const send = (client.send as (command: Command) => Promise<unknown>).bind(client);
+    const send = (client.send as (command: Command, past?: Ec2State) => Promise<unknown>).bind(client);
     client.send = async (command: Command) => {
       const name = command.constructor.name.replace(/Command$/, '');
       for (const fault of faults) {
         if (fault.call === name && fault.when(command.input)) throw fault.error;
       }
-      return send(command);
+      return between({ name, input: command.input }, (past) => send(command, past));
     };
     return client;
   };
@@ -117,7 +149,7 @@ export function createWorld(
     for (const queue of queuesFor(source, detailType)) enqueue(queue, body);
   };
 
-  const kms = new KMSClient({ region: REGION });
+  const kms = clientOf(KMSClient);
   kms.send = (async (command: unknown) => {
     if (!(command instanceof GenerateDataKeyWithoutPlaintextCommand))
       throw new Error('KMS here does not know it');
@@ -127,7 +159,7 @@ export function createWorld(
     });
   }) as typeof kms.send;
 
-  const eventbridge = new EventBridgeClient({ region: REGION });
+  const eventbridge = clientOf(EventBridgeClient);
   eventbridge.send = (async (command: unknown) => {
     if (!(command instanceof PutEventsCommand)) throw new Error('EventBridge here does not know it');
     return effects.write('put events', () => ({
@@ -140,7 +172,7 @@ export function createWorld(
     }));
   }) as typeof eventbridge.send;
 
-  const sqs = new SQSClient({ region: REGION });
+  const sqs = clientOf(SQSClient);
   sqs.send = (async (command: unknown) => {
     if (command instanceof SendMessageCommand) {
       const { MessageBody = '', MessageAttributes } = command.input;
@@ -167,10 +199,13 @@ export function createWorld(
 
   for (const client of [ec2.client, dynamodb.client, kms, eventbridge, sqs]) failing(client);
 
-  const telemetry = () => ({
-    logger: new Logger({ logLevel: options.logLevel ?? 'SILENT' }),
-    metrics: new Metrics({ namespace: 'Casemate' }),
-  });
+  const telemetry = () =>
+    options.logLevel === undefined || options.logLevel === 'SILENT'
+      ? silent
+      : {
+          logger: new Logger({ logLevel: options.logLevel }),
+          metrics: new Metrics({ namespace: 'Casemate' }),
+        };
   const common = () => ({
     ...telemetry(),
     sqs,
@@ -180,8 +215,8 @@ export function createWorld(
     policy: options.policy ?? projectPolicies(),
     now,
   });
-  const mode = options.mode ?? 'enforce';
-  const handlers = {
+  /** The functions as one execution environment has them: what runs at once shares none of it. */
+  const functionsIn = (mode: Mode) => ({
     'observe-vm': observeVm({ ...common(), ec2: ec2.client, region: REGION }),
     'issue-disk-keys': issueDiskKeys({
       ...common(),
@@ -207,18 +242,20 @@ export function createWorld(
       mode,
       probationEgress: { kind: 'https-anywhere' },
     }),
-  } satisfies Record<QueueName, unknown>;
-  const sweepHandler = sweep({
-    ...common(),
-    ec2: ec2.client,
-    observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
-    mode,
+    sweep: sweep({
+      ...common(),
+      ec2: ec2.client,
+      observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
+      mode,
+    }),
   });
+  const handlers = functionsIn(options.mode ?? 'enforce');
 
   /** Hands messages to a worker as Lambda would. What it returns, or dies over, goes back to the queue. */
   const deliver = async (
     queue: QueueName,
     messages: readonly Message[],
+    functions: Pick<typeof handlers, QueueName> = handlers,
   ): Promise<SQSBatchResponse | 'died'> => {
     const waiting = queues.get(queue) ?? [];
     queues.set(
@@ -227,9 +264,14 @@ export function createWorld(
     );
     for (const message of messages) message.receives += 1;
     const event: SQSEvent = { Records: messages.map((m) => toRecord(queue, m)) };
-    const back = (failed: readonly Message[]) => queues.get(queue)?.push(...failed);
+    const back = (failed: readonly Message[]) => {
+      const parked = (message: Message) =>
+        message.receives >= (options.maxReceives ?? Number.POSITIVE_INFINITY);
+      deadLetters.push(...failed.filter(parked));
+      queues.get(queue)?.push(...failed.filter((message) => !parked(message)));
+    };
     try {
-      const answer = await handlers[queue](event, CONTEXT as Context);
+      const answer = await functions[queue](event, CONTEXT as Context);
       const failed = new Set(answer.batchItemFailures.map((f) => f.itemIdentifier));
       back(messages.filter((m) => failed.has(m.id)));
       return answer;
@@ -257,10 +299,16 @@ export function createWorld(
     rows: dynamodb.rows,
     effects,
     queues,
+    deadLetters,
     rejected,
     announced,
     kmsContexts,
     handlers,
+    functionsIn,
+    /** Puts something between the functions and AWS, in place of what stood there before. */
+    stand(next: Between) {
+      between = next;
+    },
     /** What the functions are made with; tests make their own with other settings. */
     common,
     /** Has every call of this name fail that `when` picks, until the answer is called. */
@@ -279,7 +327,7 @@ export function createWorld(
     advance(seconds: number) {
       clock += seconds * 1000;
     },
-    sweep: () => sweepHandler({}, CONTEXT as Context),
+    sweep: () => handlers.sweep({}, CONTEXT as Context),
     stateChange(vm: { readonly id: string; readonly state: string }) {
       emit('aws.ec2', 'EC2 Instance State-change Notification', { 'instance-id': vm.id, state: vm.state });
     },
