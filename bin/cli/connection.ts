@@ -27,6 +27,17 @@ export interface Connection {
   readonly tableName: string;
   readonly mode: Mode;
   readonly where: string;
+  /** What a client of any other service is made with; of EC2 with `ec2`. */
+  readonly client: ClientSettings;
+  readonly ec2: ClientSettings;
+  /** Of the stack, by name. */
+  readonly outputs: Readonly<Record<string, string>>;
+}
+
+export interface ClientSettings {
+  readonly endpoint?: string;
+  readonly region?: string;
+  readonly credentials?: { readonly accessKeyId: string; readonly secretAccessKey: string };
 }
 
 /**
@@ -41,7 +52,8 @@ export async function connect(stackName: string): Promise<Connection> {
       region: local.region,
       credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
     };
-    return connection(new DynamoDBClient(options), local.outputs, 'the embedded cloud');
+    const ec2 = { ...options, endpoint: local.ec2Endpoint };
+    return connection({ client: options, ec2, outputs: local.outputs, where: 'the embedded cloud' });
   }
   const cloudformation = new CloudFormationClient({});
   const describe = new DescribeStacksCommand({ StackName: stackName });
@@ -54,16 +66,17 @@ export async function connect(stackName: string): Promise<Connection> {
   const outputs = Object.fromEntries(
     (answer.Stacks?.[0]?.Outputs ?? []).map((o) => [o.OutputKey ?? '', o.OutputValue ?? '']),
   );
-  return connection(new DynamoDBClient({}), outputs, `stack ${stackName}`);
+  return connection({ client: {}, ec2: {}, outputs, where: `stack ${stackName}` });
 }
 
-function connection(dynamodb: DynamoDBClient, outputs: Record<string, string>, where: string): Connection {
+function connection(to: Pick<Connection, 'client' | 'ec2' | 'outputs' | 'where'>): Connection {
+  const { outputs, where } = to;
   const tableName = outputs['TableName'];
   const parsed = mode.safeParse(outputs['Mode']);
   if (!tableName || !parsed.success) {
     throw new ConnectionError(`${where} has no outputs TableName and Mode: is it a Casemate stack?`);
   }
-  return { dynamodb, tableName, mode: parsed.data, where };
+  return { ...to, dynamodb: new DynamoDBClient(to.client), tableName, mode: parsed.data };
 }
 
 export type LocalEnvironment = z.infer<typeof localEnvironment>;

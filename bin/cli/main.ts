@@ -1,16 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command } from 'commander';
 import { divergences, type VmRecord } from '../../lib/domain/convergence.ts';
-import { instanceId } from '../../lib/domain/ids.ts';
 import { POLICY_FACTS } from '../../lib/domain/policy-facts.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
 import { verifyCommand } from '../verify/index.ts';
-import { type Connection, ConnectionError, connect } from './connection.ts';
+import { type Connection, connect } from './connection.ts';
 import { eventsCommand } from './events.ts';
-import { readFleet } from './fleet.ts';
+import { findVm, readFleet } from './fleet.ts';
+import { addIsolationCommands } from './isolation.ts';
 import { localCommand } from './local.ts';
 import { policyCommand } from './policy.ts';
 import { fleetTable } from './table.ts';
+import { plain, print } from './terminal.ts';
 import { UsageError } from './usage.ts';
 import { viewOf } from './view.ts';
 
@@ -59,7 +60,7 @@ program
   .option('--json', 'print one JSON document')
   .action(async (id: string, options: { json?: boolean }) => {
     const connection = await connected();
-    const record = await find(connection, id);
+    const record = await findVm(connection, id);
     const now = new Date();
     const view = viewOf(record, now);
     const open = divergences(record, connection.mode, now);
@@ -99,7 +100,7 @@ program
   .option('--json', 'print one JSON document')
   .action(async (id: string, options: { json?: boolean }) => {
     const connection = await connected();
-    const record = await find(connection, id);
+    const record = await findVm(connection, id);
     const decisions = decisionsOf(record);
     const { posture } = record;
     if (options.json) {
@@ -133,6 +134,7 @@ program
     }
   });
 
+addIsolationCommands(program, connected);
 program.addCommand(eventsCommand());
 program.addCommand(localCommand());
 program.addCommand(policyCommand());
@@ -161,22 +163,6 @@ function decisionsOf(record: VmRecord): readonly Decision[] {
       policies: [],
     })),
   ].sort((a, b) => (a.at < b.at ? 1 : -1));
-}
-
-async function find(connection: Connection, id: string): Promise<VmRecord> {
-  if (!instanceId.safeParse(id).success) throw new UsageError(`${id} is not an instance id (i-…)`);
-  const record = (await readFleet(connection)).get(id);
-  if (!record) throw new ConnectionError(`${id} was not observed in ${connection.where}; see: casemate vms`);
-  return record;
-}
-
-/** Text that a guest or anybody with the right to tag chose: it must not move the cursor of this terminal. */
-function plain(text: string): string {
-  return text.replace(/\p{Cc}/gu, '\u{FFFD}');
-}
-
-function print(line: string): void {
-  process.stdout.write(`${line}\n`);
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {

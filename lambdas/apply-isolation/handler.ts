@@ -1,21 +1,25 @@
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { EC2Client } from '@aws-sdk/client-ec2';
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
-import { postureChanged, SOURCE } from '../../lib/domain/events.ts';
+import { operatorDecided, postureChanged, SOURCE } from '../../lib/domain/events.ts';
 import {
   type CasemateGroups,
   decideProfile,
   type GroupsOf,
+  type InterfaceRecord,
   type IsolationItem,
   type IsolationPlan,
   isolationItem,
   type Mode,
   nextIsolation,
   ownGroups,
+  type Profile,
   type ProfileDecision,
   planIsolation,
   settleIsolation,
+  type WorkloadGroups,
 } from '../../lib/domain/isolation.ts';
+import { type OperatorItem, operatorItem } from '../../lib/domain/operator.ts';
 import { postureItem } from '../../lib/domain/posture.ts';
 import { canonicalJson, type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
 import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
@@ -24,6 +28,7 @@ import {
   findGroups,
   type GroupsByVpc,
   interfacesOf,
+  missingGroups,
   type ProbationEgress,
   setInterfaceGroups,
 } from '../aws/ec2.ts';
@@ -56,6 +61,10 @@ interface Fencing {
   /** As it was stored before this run. */
   readonly before: IsolationItem | undefined;
   readonly failures: readonly unknown[];
+  /** What an operator named for interfaces whose originals cannot be given back. */
+  readonly named: WorkloadGroups;
+  /** Originals that EC2 no longer has, by interface. */
+  readonly gone: ReadonlyMap<string, readonly string[]>;
 }
 
 /** Makes sure that every interface of a VM carries the groups of its isolation profile. */
@@ -66,14 +75,20 @@ export function createHandler(deps: Deps) {
     async run(work) {
       const ids = [...new Set(work.map((item) => item.value.instanceId))];
       const keys = (kind: string) => ids.map((id) => `${kind}#${id}`);
-      const [vms, postures, isolations] = await Promise.all([
+      const [vms, postures, isolations, operators] = await Promise.all([
         getItems(deps.table, keys('vm'), vmItem),
         getItems(deps.table, keys('posture'), postureItem),
         getItems(deps.table, keys('isolation'), isolationItem),
+        getItems(deps.table, keys('operator'), operatorItem),
       ]);
       const decided = await eachSettled(ids, (id) => {
         const vm = vms.get(`vm#${id}`);
-        return vm && decideProfile(vm, postures.get(`posture#${id}`), deps.now());
+        const facts = {
+          posture: postures.get(`posture#${id}`),
+          isolation: isolations.get(`isolation#${id}`),
+          operator: operators.get(`operator#${id}`),
+        };
+        return vm && decideProfile({ vm, ...facts }, deps.now());
       });
       const fences = new Map<string, Fence>();
       for (const [id, result] of decided) {
@@ -84,7 +99,14 @@ export function createHandler(deps: Deps) {
       const groups = await groupsIn(deps, vpcs);
 
       const started = await eachSettled(fences.keys(), (id) =>
-        start(deps, id, fences.get(id), interfaces.get(id) ?? [], groups, isolations.get(`isolation#${id}`)),
+        start(deps, {
+          instanceId: id,
+          fence: fences.get(id),
+          interfaces: interfaces.get(id) ?? [],
+          groups,
+          before: isolations.get(`isolation#${id}`),
+          operator: operators.get(`operator#${id}`),
+        }),
       );
       // One look serves all of the batch: what was changed is believed only when it was read back.
       const changed = [...started].flatMap(([, result]) =>
@@ -113,9 +135,11 @@ export function createHandler(deps: Deps) {
 }
 
 function parse(event: Envelope): Parsed<Occasion> {
-  return event.source === SOURCE && event['detail-type'] === 'Posture Changed'
-    ? parseDetail(event, postureChanged)
-    : parseVmChanged(event);
+  if (event.source === SOURCE && event['detail-type'] === 'Posture Changed')
+    return parseDetail(event, postureChanged);
+  if (event.source === SOURCE && event['detail-type'] === 'Operator Decided')
+    return parseDetail(event, operatorDecided);
+  return parseVmChanged(event);
 }
 
 /** In observe mode nothing is made, so groups that do not exist yet stand in the plan by their names. */
@@ -130,16 +154,22 @@ async function groupsIn(deps: Deps, vpcIds: readonly string[]): Promise<GroupsBy
 /** Records what is about to be done, then does it. Undefined when the VM has no interface. */
 async function start(
   deps: Deps,
-  instanceId: string,
-  fence: Fence | undefined,
-  interfaces: readonly ObservedInterface[],
-  groupsByVpc: GroupsByVpc,
-  before: IsolationItem | undefined,
+  vm: {
+    readonly instanceId: string;
+    readonly fence: Fence | undefined;
+    readonly interfaces: readonly ObservedInterface[];
+    readonly groups: GroupsByVpc;
+    readonly before: IsolationItem | undefined;
+    readonly operator: OperatorItem | undefined;
+  },
 ): Promise<Fencing | undefined> {
+  const { instanceId, fence, interfaces, before } = vm;
   if (!fence || interfaces.length === 0) return undefined;
   const failures: unknown[] = [];
-  const groupsOf = knownGroups(interfaces, groupsByVpc, failures);
-  const plan = planIsolation(fence.profile, interfaces, before?.interfaces ?? [], groupsOf);
+  const groupsOf = knownGroups(interfaces, vm.groups, failures);
+  const named = vm.operator?.workloadGroups ?? {};
+  const known = await withoutReturned(deps, fence.profile, before?.interfaces ?? []);
+  const plan = planIsolation(fence.profile, interfaces, known, groupsOf, named);
   const planned = nextIsolation(before, {
     instanceId,
     profile: fence.profile,
@@ -156,14 +186,45 @@ async function start(
     planned === before
       ? before
       : await putVersioned(deps.table, `isolation#${instanceId}`, before?.version, planned);
+  const gone = new Map<string, readonly string[]>();
   if (deps.mode === 'enforce') {
     // Every interface is tried: one that fails must not leave the others open.
     const outcomes = await Promise.allSettled(
       plan.changes.map((change) => setInterfaceGroups(deps.ec2, change.interfaceId, change.groups)),
     );
-    for (const outcome of outcomes) if (outcome.status === 'rejected') failures.push(outcome.reason);
+    for (const [i, outcome] of outcomes.entries()) {
+      const change = plan.changes[i];
+      if (outcome.status !== 'rejected' || !change) continue;
+      const missing = isGroupNotFound(outcome.reason) ? await missingGroups(deps.ec2, change.groups) : [];
+      // Trying again gives back no group that was deleted: it is recorded, and an operator has to say.
+      if (missing.length > 0) gone.set(change.interfaceId, missing);
+      else failures.push(outcome.reason);
+    }
   }
-  return { instanceId, fence, groupsOf, plan, item, before, failures };
+  return { instanceId, fence, groupsOf, named, plan, item, before, failures, gone };
+}
+
+/** EC2 says both, by whether the id was ever one of a group. */
+function isGroupNotFound(error: unknown): boolean {
+  return (
+    error instanceof Error &&
+    (error.name === 'InvalidGroup.NotFound' || error.name === 'InvalidSecurityGroupID.NotFound')
+  );
+}
+
+/** The records on the way to `workload`, with what is gone of their originals looked up again. */
+async function withoutReturned(
+  deps: Deps,
+  profile: Profile,
+  known: readonly InterfaceRecord[],
+): Promise<readonly InterfaceRecord[]> {
+  const gone = known.flatMap((record) => record.gone ?? []);
+  if (profile !== 'workload' || gone.length === 0) return known;
+  const missing = new Set(await missingGroups(deps.ec2, gone));
+  return known.map(({ gone: before, ...record }) => {
+    const still = (before ?? []).filter((id) => missing.has(id));
+    return still.length > 0 ? { ...record, gone: still } : record;
+  });
 }
 
 /** The groups of each VPC of a VM. A VPC where they could not be made fails its own interfaces alone. */
@@ -194,10 +255,12 @@ async function readUntilSettled(
   let readBack = await interfacesOf(ec2, ids);
   for (const waitMs of READ_BACK_WAITS_MS) {
     const unsettled = fencings.some(
-      ({ instanceId, fence, item, groupsOf, failures, plan }) =>
+      ({ instanceId, fence, item, groupsOf, named, failures, gone, plan }) =>
         failures.length === 0 &&
+        gone.size === 0 &&
         plan.left.length === 0 &&
-        !settleIsolation(fence.profile, item.interfaces, readBack.get(instanceId) ?? [], groupsOf).applied,
+        !settleIsolation(fence.profile, item.interfaces, readBack.get(instanceId) ?? [], groupsOf, named)
+          .applied,
     );
     if (!unsettled) break;
     await new Promise((resolve) => setTimeout(resolve, waitMs));
@@ -233,11 +296,26 @@ async function finish(
   const { instanceId, fence, item, before } = fencing;
   let settled = item;
   if (deps.mode === 'enforce') {
-    const { records, applied } = settleIsolation(fence.profile, item.interfaces, readBack, fencing.groupsOf);
+    const planned = item.interfaces.map((record) => {
+      const gone = fencing.gone.get(record.id);
+      return gone ? { ...record, gone: [...gone] } : record;
+    });
+    const { records, applied } = settleIsolation(
+      fence.profile,
+      planned,
+      readBack,
+      fencing.groupsOf,
+      fencing.named,
+    );
     const next = nextIsolation(item, {
       instanceId,
       profile: fence.profile,
-      reasons: item.reasons,
+      reasons: [
+        ...item.reasons,
+        ...(fencing.gone.size > 0 && !item.reasons.includes('ORIGINAL_GROUP_GONE')
+          ? ['ORIGINAL_GROUP_GONE']
+          : []),
+      ],
       mode: deps.mode,
       now: deps.now(),
       applied,

@@ -228,6 +228,7 @@ const SWEPT = [
   'pk version instanceId observation firstSeenAt managed leavingScope decision missingSince gone',
   'disk volumeId generations standing contradicted refusals verdict reasons policies validUntil decidedAt',
   'profile applied mode interfaces changedAt evidenceRefusal',
+  'quarantine hold leaveScope enrol workloadGroups',
 ].flatMap((line) => line.split(' '));
 
 /**
@@ -248,6 +249,7 @@ export async function* scanItems(table: Table): AsyncGenerator<Record<string, un
       const pk = String(item['pk']);
       if (pk.startsWith('posture#')) yield { ...item, facts: [], attestations: [], decisions: [] };
       else if (pk.startsWith('isolation#')) yield { ...item, decisions: [] };
+      else if (pk.startsWith('operator#')) yield { ...item, history: [] };
       else yield item;
     }
   }

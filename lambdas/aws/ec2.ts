@@ -231,6 +231,17 @@ export async function interfacesOf(
   return byInstance;
 }
 
+/** Of these groups, those that EC2 does not have. */
+export async function missingGroups(client: EC2Client, groupIds: readonly string[]): Promise<string[]> {
+  const found = new Set<string>();
+  for (const filter of filters('group-id', groupIds)) {
+    for await (const page of paginateDescribeSecurityGroups({ client }, { Filters: [filter] })) {
+      for (const group of page.SecurityGroups ?? []) if (group.GroupId) found.add(group.GroupId);
+    }
+  }
+  return [...new Set(groupIds)].filter((id) => !found.has(id));
+}
+
 /** Replaces the groups of one interface. */
 export async function setInterfaceGroups(
   client: EC2Client,

@@ -274,7 +274,11 @@ export class Casemate extends Construct {
     onBus('DisksOfChangedVms', this.queues['issue-disk-keys'], OWN_SOURCE, ['VM Changed']);
     onBus('Reports', this.queues['ingest-report'], AGENT_SOURCE, ['Capability Report']);
     onBus('PosturesOfChangedVms', this.queues['ingest-report'], OWN_SOURCE, ['VM Changed']);
-    onBus('Isolation', this.queues['apply-isolation'], OWN_SOURCE, ['VM Changed', 'Posture Changed']);
+    onBus('Isolation', this.queues['apply-isolation'], OWN_SOURCE, [
+      'VM Changed',
+      'Posture Changed',
+      'Operator Decided',
+    ]);
     new events.Rule(this, 'SweepSchedule', {
       description: 'Casemate: look at everything',
       schedule: events.Schedule.rate(SWEEP_EVERY),
@@ -300,7 +304,10 @@ export class Casemate extends Construct {
       puts: ['posture', 'collateral'],
       updates: ['nonce'],
     });
-    this.state.grant(isolate.role, { reads: ['vm', 'posture', 'isolation'], puts: ['isolation'] });
+    this.state.grant(isolate.role, {
+      reads: ['vm', 'posture', 'isolation', 'operator'],
+      puts: ['isolation'],
+    });
     this.state.grant(challenge.role, { reads: [], puts: ['nonce'] });
     this.state.grant(enrol.role, {
       reads: ['vm', 'disk', 'enrol', 'nonce'],

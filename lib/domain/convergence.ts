@@ -1,5 +1,6 @@
 import { type DiskItem, decideDiskKey, usableGenerations } from './disk-key.ts';
 import { decideProfile, type IsolationItem, type Mode } from './isolation.ts';
+import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
 import type { VmItem } from './vm.ts';
 
@@ -10,6 +11,7 @@ export interface VmRecord {
   readonly disks: ReadonlyMap<string, DiskItem>;
   readonly posture: PostureItem | undefined;
   readonly isolation: IsolationItem | undefined;
+  readonly operator: OperatorItem | undefined;
 }
 
 export type Divergence =
@@ -31,7 +33,7 @@ export function divergences(record: VmRecord, mode: Mode, now: Date): readonly D
     if (decideDiskKey(vm, volume, disk).kind === 'issue') found.push('KEY_MISSING');
   }
   if (posture && posture.verdict !== standingVerdict(posture, now).verdict) found.push('POSTURE_OUTDATED');
-  const wanted = decideProfile(vm, posture, now);
+  const wanted = decideProfile(record, now);
   if (wanted.kind === 'fence' && vm.observation.interfaces.length > 0) {
     if (isolation?.profile !== wanted.profile || isolation.mode !== mode) found.push('PROFILE_OUTDATED');
     else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');

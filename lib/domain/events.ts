@@ -44,6 +44,15 @@ export const isolationChanged = z.strictObject({
   reasons: z.array(z.string()),
 });
 
+/** What an operator decided about a VM. A hint, as every event: the `operator#` item says what holds. */
+export const operatorDecided = z.strictObject({
+  ...base,
+  what: z.string(),
+  /** ARN of the operator. */
+  by: z.string(),
+  reason: z.string(),
+});
+
 export const reportRefused = z.strictObject({ ...base, reason: z.string() });
 
 export const enrolmentRefused = z.strictObject({ ...base, reason: z.string() });
@@ -54,6 +63,7 @@ export const EVENTS = {
   'Disk Key Issued': diskKeyIssued,
   'Posture Changed': postureChanged,
   'Isolation Changed': isolationChanged,
+  'Operator Decided': operatorDecided,
   'Report Refused': reportRefused,
   'Enrolment Refused': enrolmentRefused,
   'Capability Report': capabilityReportDetail,

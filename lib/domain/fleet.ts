@@ -2,6 +2,7 @@ import * as z from 'zod';
 import type { VmRecord } from './convergence.ts';
 import { type DiskItem, diskItem, diskPointer } from './disk-key.ts';
 import { type IsolationItem, isolationItem } from './isolation.ts';
+import { type OperatorItem, operatorItem } from './operator.ts';
 import { type PostureItem, postureItem } from './posture.ts';
 import { type VmItem, vmItem } from './vm.ts';
 
@@ -20,6 +21,7 @@ export async function assembleFleet(
   const pointers = new Map<string, string>();
   const postures = new Map<string, PostureItem>();
   const isolations = new Map<string, IsolationItem>();
+  const operators = new Map<string, OperatorItem>();
   const corrupt: CorruptItem[] = [];
   const read = <T>(item: Record<string, unknown>, schema: z.ZodType<T>, keep: (value: T) => void) => {
     const parsed = schema.safeParse(item);
@@ -37,6 +39,8 @@ export async function assembleFleet(
       read(item, postureItem, (posture) => postures.set(posture.instanceId, posture));
     else if (kind === 'isolation') {
       read(item, isolationItem, (isolation) => isolations.set(isolation.instanceId, isolation));
+    } else if (kind === 'operator') {
+      read(item, operatorItem, (operator) => operators.set(operator.instanceId, operator));
     }
   }
   const disksOfVm = new Map<string, DiskItem[]>();
@@ -55,7 +59,13 @@ export async function assembleFleet(
     }
     // A detached volume leaves the VM's observation; its key stays, and so does the sight of it.
     for (const disk of disksOfVm.get(id) ?? []) own.set(disk.volumeId, disk);
-    fleet.set(id, { vm, disks: own, posture: postures.get(id), isolation: isolations.get(id) });
+    fleet.set(id, {
+      vm,
+      disks: own,
+      posture: postures.get(id),
+      isolation: isolations.get(id),
+      operator: operators.get(id),
+    });
   }
   return { fleet, corrupt };
 }

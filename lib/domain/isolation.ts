@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { groupId, instanceId, interfaceId, utcTime } from './ids.ts';
+import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
 import { canonicalJson, LIVE_STATES, type ObservedInterface, type VmItem } from './vm.ts';
 
@@ -17,6 +18,8 @@ export const interfaceRecord = z.strictObject({
   originals: z.array(groupId).nullable(),
   /** As last read back from EC2. */
   groups: z.array(groupId),
+  /** Of the originals, those that EC2 no longer has. */
+  gone: z.array(groupId).optional(),
 });
 export type InterfaceRecord = z.infer<typeof interfaceRecord>;
 
@@ -43,24 +46,54 @@ export const DECISIONS_KEPT = 10;
 
 export type ProfileDecision =
   | { readonly kind: 'leave-alone'; readonly reason: 'VM_NOT_MANAGED' | 'VM_NOT_LIVE' | 'VM_GONE' }
-  | { readonly kind: 'fence'; readonly profile: Profile; readonly reasons: readonly string[] };
+  | {
+      readonly kind: 'fence';
+      readonly profile: Profile;
+      /** Who wants it there: what policy wants may be held back, what an operator wants never is. */
+      readonly by: 'policy' | 'operator';
+      readonly reasons: readonly string[];
+    };
+
+/** What decides the profile of a VM. */
+export interface ProfileFacts {
+  readonly vm: VmItem;
+  readonly posture: PostureItem | undefined;
+  readonly operator: OperatorItem | undefined;
+  readonly isolation: IsolationItem | undefined;
+}
 
 /**
- * Which profile a VM belongs in. Posture decides; anything but a standing `compliant` keeps the fence
- * closed, so a missing, stale or unreadable posture is probation.
+ * Which profile a VM belongs in. An operator's quarantine goes before everything. Else posture decides;
+ * anything but a standing `compliant` keeps the fence closed, so a missing, stale or unreadable posture is
+ * probation. A VM that is not in scope, or no longer, gets back what was taken from it.
  */
-export function decideProfile(vm: VmItem, posture: PostureItem | undefined, now: Date): ProfileDecision {
-  if (!vm.managed) return { kind: 'leave-alone', reason: 'VM_NOT_MANAGED' };
+export function decideProfile(facts: ProfileFacts, now: Date): ProfileDecision {
+  const { vm, posture, operator, isolation } = facts;
   if (vm.gone) return { kind: 'leave-alone', reason: 'VM_GONE' };
   if (!LIVE_STATES.has(vm.observation.state)) return { kind: 'leave-alone', reason: 'VM_NOT_LIVE' };
+  if (operator?.quarantine) {
+    return { kind: 'fence', profile: 'quarantine', by: 'operator', reasons: ['OPERATOR_QUARANTINE'] };
+  }
+  if (!vm.managed) {
+    const taken = isolation?.interfaces.some((record) => record.originals !== null) ?? false;
+    return taken
+      ? { kind: 'fence', profile: 'workload', by: 'policy', reasons: ['VM_NOT_MANAGED'] }
+      : { kind: 'leave-alone', reason: 'VM_NOT_MANAGED' };
+  }
   const standing = standingVerdict(posture, now);
+  const fence = (profile: Profile): ProfileDecision => ({
+    kind: 'fence',
+    profile,
+    by: 'policy',
+    reasons: standing.reasons,
+  });
   switch (standing.verdict) {
     case 'compliant':
-      return { kind: 'fence', profile: 'workload', reasons: standing.reasons };
+      return fence('workload');
     case 'noncompliant':
-      return { kind: 'fence', profile: 'quarantine', reasons: standing.reasons };
+      return fence('quarantine');
     case 'unproven':
-      return { kind: 'fence', profile: 'probation', reasons: standing.reasons };
+      return fence('probation');
   }
 }
 
@@ -85,8 +118,24 @@ export interface IsolationPlan {
   /** Interfaces that are not as the profile wants them and that Casemate does not change, with the reason. */
   readonly left: readonly {
     readonly interfaceId: string;
-    readonly reason: 'REQUESTER_MANAGED' | 'NO_ORIGINAL_GROUPS' | 'NO_GROUPS_IN_VPC';
+    readonly reason: 'REQUESTER_MANAGED' | 'NO_ORIGINAL_GROUPS' | 'ORIGINAL_GROUP_GONE' | 'NO_GROUPS_IN_VPC';
   }[];
+}
+
+/** What interfaces get in `workload` that have no groups of their own to be given back, by interface id. */
+export type WorkloadGroups = Readonly<Record<string, readonly string[]>>;
+
+/**
+ * What an interface gets in `workload`; undefined where Casemate took nothing from it, empty where nobody can
+ * say. What an operator named counts only where the originals cannot be given back.
+ */
+function groupsToGive(
+  record: Pick<InterfaceRecord, 'id' | 'originals' | 'gone'>,
+  named: WorkloadGroups,
+): readonly string[] | undefined {
+  if (record.originals === null) return undefined;
+  const whole = record.originals.length > 0 && (record.gone ?? []).length === 0;
+  return whole ? record.originals : (named[record.id] ?? []);
 }
 
 export function sameGroups(a: readonly string[], b: readonly string[]): boolean {
@@ -102,13 +151,15 @@ export function sameGroups(a: readonly string[], b: readonly string[]): boolean 
  * the probation group has no originals of its own and stays until somebody configures them. In `workload`
  * an interface whose originals were given back is somebody else's to change: what it carries now is right.
  * Where EC2 shows a Casemate group on an interface that has none of its own recorded, its answer is older than
- * the last change, and what was last read back counts.
+ * the last change, and what was last read back counts. `named` are the groups that an operator named for
+ * interfaces whose originals cannot be given back.
  */
 export function planIsolation(
   profile: Profile,
   interfaces: readonly ObservedInterface[],
   known: readonly InterfaceRecord[],
   groupsOf: GroupsOf,
+  named: WorkloadGroups = {},
 ): IsolationPlan {
   const own = ownGroups(interfaces, groupsOf);
   const last = new Map(known.map((record) => [record.id, record]));
@@ -124,15 +175,17 @@ export function planIsolation(
     }
     if (profile === 'workload') {
       const carriesOwn = eni.groups.some((g) => own.has(g));
-      if (taken === null) {
-        records.push({ id: eni.id, originals: null, groups: eni.groups });
-        if (carriesOwn) left.push({ interfaceId: eni.id, reason: 'NO_ORIGINAL_GROUPS' });
-      } else if (taken.length === 0) {
-        records.push({ id: eni.id, originals: taken, groups: eni.groups });
-        left.push({ interfaceId: eni.id, reason: 'NO_ORIGINAL_GROUPS' });
-      } else {
-        records.push({ id: eni.id, originals: taken, groups: eni.groups });
-        if (!sameGroups(eni.groups, taken)) changes.push({ interfaceId: eni.id, groups: taken });
+      const record = { ...last.get(eni.id), id: eni.id, originals: taken, groups: eni.groups };
+      records.push(record);
+      // Nothing on record, or nothing that can be given, and yet in a group of ours: an operator has to say.
+      const groups = groupsToGive(record, named) ?? (carriesOwn ? (named[eni.id] ?? []) : eni.groups);
+      if (groups.length > 0) {
+        if (!sameGroups(eni.groups, groups)) changes.push({ interfaceId: eni.id, groups });
+      } else if (carriesOwn || record.gone) {
+        left.push({
+          interfaceId: eni.id,
+          reason: record.gone ? 'ORIGINAL_GROUP_GONE' : 'NO_ORIGINAL_GROUPS',
+        });
       }
       continue;
     }
@@ -181,6 +234,7 @@ export function settleIsolation(
   planned: readonly InterfaceRecord[],
   readBack: readonly ObservedInterface[],
   groupsOf: GroupsOf,
+  named: WorkloadGroups = {},
 ): { readonly records: readonly InterfaceRecord[]; readonly applied: boolean } {
   const now = new Map(readBack.map((eni) => [eni.id, eni]));
   const own = ownGroups(readBack, groupsOf);
@@ -197,12 +251,15 @@ export function settleIsolation(
       continue;
     }
     if (profile === 'workload') {
+      const given = groupsToGive(record, named);
+      const closed = eni.groups.some((g) => own.has(g));
+      // Without anything to give, what somebody else put in the place of our group is right.
       const back =
-        record.originals === null ||
-        (record.originals.length > 0 && sameGroups(eni.groups, record.originals));
-      const open = back && !eni.groups.some((g) => own.has(g));
-      applied &&= open;
-      records.push({ id: record.id, originals: back ? null : record.originals, groups: eni.groups });
+        given === undefined || (given.length > 0 ? sameGroups(eni.groups, given) : !closed && !record.gone);
+      applied &&= back && !closed;
+      records.push(
+        back ? { id: record.id, originals: null, groups: eni.groups } : { ...record, groups: eni.groups },
+      );
     } else {
       const wanted = groupsOf(eni.vpcId)?.[profile];
       applied &&= wanted !== undefined && sameGroups(eni.groups, [wanted]);

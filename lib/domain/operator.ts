@@ -32,3 +32,31 @@ export const operatorItem = z.strictObject({
   history: z.array(decided.extend({ what: z.string() })),
 });
 export type OperatorItem = z.infer<typeof operatorItem>;
+
+export const HISTORY_KEPT = 20;
+
+/** What an operator decides: members by name, `undefined` where a decision is taken back. */
+export interface OperatorChange {
+  readonly instanceId: string;
+  /** For the history and the event, e.g. `quarantine`. */
+  readonly what: string;
+  readonly decision: OperatorDecision;
+  readonly set: {
+    readonly [M in 'quarantine' | 'hold' | 'leaveScope' | 'enrol' | 'workloadGroups']?:
+      | OperatorItem[M]
+      | undefined;
+  };
+}
+
+/** The next `operator#` item: members as the change sets them, the decision on top of the history. */
+export function nextOperator(
+  before: OperatorItem | undefined,
+  change: OperatorChange,
+): Omit<OperatorItem, 'pk' | 'version'> {
+  const { pk: _pk, version: _version, ...kept } = before ?? { instanceId: change.instanceId, history: [] };
+  const members = Object.entries({ ...kept, ...change.set }).filter(([, value]) => value !== undefined);
+  return {
+    ...(Object.fromEntries(members) as typeof kept),
+    history: [{ ...change.decision, what: change.what }, ...kept.history].slice(0, HISTORY_KEPT),
+  };
+}

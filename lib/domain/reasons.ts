@@ -67,13 +67,17 @@ export const REASONS = {
   ENROL_DISK_CONFIRMED: 'A disk of the VM is already confirmed: a first enrolment comes too late.',
   // Release, confirmation, rotation, adoption of disk keys
   // Operators
+  OPERATOR_QUARANTINE: 'An operator contained the VM: casemate restore takes that back.',
   // Evidence in the pipeline
   // Policies: hardware-aware rules
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
   NO_GROUPS_IN_VPC:
     'The security groups of Casemate could not be made in the VPC of the interface: see its logs.',
-  NO_ORIGINAL_GROUPS: 'The interface has no groups of its own to be given back: set its workload groups.',
+  NO_ORIGINAL_GROUPS:
+    'The interface has no groups of its own to be given back: casemate restore i-… --groups eni-…=sg-… names them.',
+  ORIGINAL_GROUP_GONE:
+    'A group that the interface had was deleted, so the fence stays: casemate restore i-… --groups eni-…=sg-… names what it gets.',
 } as const;
 
 export type Reason = keyof typeof REASONS;

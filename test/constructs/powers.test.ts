@@ -198,7 +198,7 @@ describe('the kinds of the state table', () => {
       PutItem: ['posture', 'collateral'],
       UpdateItem: ['nonce'],
     },
-    'apply-isolation': { BatchGetItem: ['vm', 'posture', 'isolation'], PutItem: ['isolation'] },
+    'apply-isolation': { BatchGetItem: ['vm', 'posture', 'isolation', 'operator'], PutItem: ['isolation'] },
     'issue-challenge': { PutItem: ['nonce'] },
     'enrol-agent': {
       BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],

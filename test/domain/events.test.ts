@@ -33,6 +33,12 @@ const EXAMPLES: Record<keyof typeof EVENTS, Record<string, unknown>> = {
     interfaces: [{ id: 'eni-00000001', groups: ['sg-00000001'] }],
     reasons: ['NO_REPORT'],
   },
+  'Operator Decided': {
+    ...base,
+    what: 'quarantine',
+    by: 'arn:aws:iam::123456789012:user/ada',
+    reason: 'seen scanning',
+  },
   'Report Refused': { ...base, reason: 'REPORT_TIME_SKEW' },
   'Enrolment Refused': { ...base, reason: 'ENROL_WINDOW_CLOSED' },
   'Capability Report': { ...sealReport({ now: () => NOW }, createAgent(VM_ID), 1) },

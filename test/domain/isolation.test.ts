@@ -6,12 +6,24 @@ import {
   type IsolationItem,
   nextIsolation,
   type Profile,
+  type ProfileFacts,
   planIsolation,
   sameGroups,
   settleIsolation,
 } from '../../lib/domain/isolation.ts';
-import type { ObservedInterface } from '../../lib/domain/vm.ts';
-import { AT, anInterface, anIsolation, aPosture, aVm, later, NOW } from '../world/items.ts';
+import type { PostureItem } from '../../lib/domain/posture.ts';
+import type { ObservedInterface, VmItem } from '../../lib/domain/vm.ts';
+import {
+  AT,
+  anInterface,
+  anIsolation,
+  anOperator,
+  aPosture,
+  aVm,
+  DECISION,
+  later,
+  NOW,
+} from '../world/items.ts';
 
 const OWN = { probation: 'sg-00000001', quarantine: 'sg-00000002' };
 const ORIGINALS = ['sg-0000aaaa', 'sg-0000bbbb'];
@@ -50,11 +62,19 @@ test('an answer of EC2 that is older than the last change does not lose the orig
   expect(plan.records).toMatchObject([{ originals: ['sg-0000aaaa'] }]);
 });
 
+const decide = (
+  vm: VmItem,
+  posture: PostureItem | undefined,
+  now: Date,
+  more: Partial<Pick<ProfileFacts, 'operator' | 'isolation'>> = {},
+) => decideProfile({ vm, posture, operator: undefined, isolation: undefined, ...more }, now);
+
 describe('which profile a VM belongs in', () => {
   test('no posture is probation', () => {
-    expect(decideProfile(aVm(), undefined, NOW)).toEqual({
+    expect(decide(aVm(), undefined, NOW)).toEqual({
       kind: 'fence',
       profile: 'probation',
+      by: 'policy',
       reasons: ['NO_REPORT'],
     });
   });
@@ -64,29 +84,29 @@ describe('which profile a VM belongs in', () => {
     ['unproven', 'probation'],
     ['noncompliant', 'quarantine'],
   ] as const)('a posture that is %s is %s', (verdict, profile) => {
-    expect(decideProfile(aVm(), aPosture({ verdict }), NOW)).toMatchObject({ kind: 'fence', profile });
+    expect(decide(aVm(), aPosture({ verdict }), NOW)).toMatchObject({ kind: 'fence', profile });
   });
 
   test('a compliant posture that grew stale is probation, to the second', () => {
     const posture = aPosture({ validUntil: later(900).toISOString() });
-    expect(decideProfile(aVm(), posture, later(900))).toMatchObject({ profile: 'workload' });
-    expect(decideProfile(aVm(), posture, later(901))).toMatchObject({
+    expect(decide(aVm(), posture, later(900))).toMatchObject({ profile: 'workload' });
+    expect(decide(aVm(), posture, later(901))).toMatchObject({
       profile: 'probation',
       reasons: ['REPORT_STALE'],
     });
   });
 
   test('a compliant posture without an end is probation', () => {
-    expect(decideProfile(aVm(), aPosture({ validUntil: null }), NOW)).toMatchObject({ profile: 'probation' });
+    expect(decide(aVm(), aPosture({ validUntil: null }), NOW)).toMatchObject({ profile: 'probation' });
   });
 
   test('a stale noncompliant posture stays quarantine', () => {
     const posture = aPosture({ verdict: 'noncompliant', validUntil: AT });
-    expect(decideProfile(aVm(), posture, later(9999))).toMatchObject({ profile: 'quarantine' });
+    expect(decide(aVm(), posture, later(9999))).toMatchObject({ profile: 'quarantine' });
   });
 
   test('a VM that leaves scope keeps its fence', () => {
-    expect(decideProfile(aVm({ leavingScope: true }), undefined, NOW)).toMatchObject({ kind: 'fence' });
+    expect(decide(aVm({ leavingScope: true }), undefined, NOW)).toMatchObject({ kind: 'fence' });
   });
 
   test.each([
@@ -94,11 +114,42 @@ describe('which profile a VM belongs in', () => {
     ['VM_GONE', { gone: true }],
     ['VM_NOT_LIVE', { observation: { state: 'shutting-down' as const } }],
   ])('a VM is left alone for %s', (reason, overrides) => {
-    expect(decideProfile(aVm(overrides), aPosture(), NOW)).toEqual({ kind: 'leave-alone', reason });
+    expect(decide(aVm(overrides), aPosture(), NOW)).toEqual({ kind: 'leave-alone', reason });
+  });
+
+  test.each(['compliant', 'unproven', 'noncompliant'] as const)(
+    'a VM that an operator contained is quarantined while its posture is %s',
+    (verdict) => {
+      expect(decide(aVm(), aPosture({ verdict }), NOW, { operator: anOperator() })).toEqual({
+        kind: 'fence',
+        profile: 'quarantine',
+        by: 'operator',
+        reasons: ['OPERATOR_QUARANTINE'],
+      });
+    },
+  );
+
+  test('an operator contains a VM out of scope, too, and it gets back what was taken once that ended', () => {
+    const vm = aVm({ managed: false });
+    expect(decide(vm, undefined, NOW, { operator: anOperator() })).toMatchObject({ profile: 'quarantine' });
+    const isolation = anIsolation({ profile: 'quarantine', interfaces: [record()] });
+    expect(decide(vm, undefined, NOW, { isolation })).toEqual({
+      kind: 'fence',
+      profile: 'workload',
+      by: 'policy',
+      reasons: ['VM_NOT_MANAGED'],
+    });
+    const released = anIsolation({ interfaces: [record({ originals: null })] });
+    expect(decide(vm, undefined, NOW, { isolation: released })).toMatchObject({ kind: 'leave-alone' });
+  });
+
+  test('what else an operator decided contains nothing', () => {
+    const held = anOperator({ quarantine: undefined, hold: DECISION });
+    expect(decide(aVm(), aPosture(), NOW, { operator: held })).toMatchObject({ profile: 'workload' });
   });
 
   test.each(['pending', 'running', 'stopping', 'stopped'] as const)('a VM that is %s is fenced', (state) => {
-    expect(decideProfile(aVm({ observation: { state } }), undefined, NOW)).toMatchObject({ kind: 'fence' });
+    expect(decide(aVm({ observation: { state } }), undefined, NOW)).toMatchObject({ kind: 'fence' });
   });
 });
 
@@ -223,6 +274,45 @@ describe('giving an interface back', () => {
     expect(planIsolation('workload', [anInterface({ managedBy: 'requester' })], [], () => OWN).left).toEqual(
       [],
     );
+  });
+});
+
+describe('groups that an operator named', () => {
+  const NAMED = { [ENI]: ['sg-0000eeee'] };
+  const fenced = anInterface({ groups: [OWN.probation] });
+  const planned = (known: InterfaceRecord[], named: Record<string, string[]> = NAMED) =>
+    planIsolation('workload', [fenced], known, () => OWN, named);
+
+  test.each([
+    ['started in the probation group', [record({ originals: [] })]],
+    ['has nothing on record', []],
+    ['had a group that was deleted', [record({ gone: ['sg-0000bbbb'] })]],
+  ])('are what an interface gets that %s', (_, known) => {
+    const plan = planned(known);
+    expect([plan.changes, plan.left]).toEqual([[{ interfaceId: ENI, groups: ['sg-0000eeee'] }], []]);
+    const open = anInterface({ groups: ['sg-0000eeee'] });
+    expect(settleIsolation('workload', plan.records, [open], () => OWN, NAMED)).toEqual({
+      applied: true,
+      records: [{ id: ENI, originals: null, groups: ['sg-0000eeee'] }],
+    });
+  });
+
+  test('do not take the place of originals that are there', () => {
+    expect(planned([record()]).changes).toEqual([{ interfaceId: ENI, groups: ORIGINALS }]);
+  });
+
+  test('are waited for, behind the fence, where an original was deleted', () => {
+    const plan = planned([record({ gone: ['sg-0000bbbb'] })], {});
+    expect([plan.changes, plan.left]).toEqual([[], [{ interfaceId: ENI, reason: 'ORIGINAL_GROUP_GONE' }]]);
+    const settled = settleIsolation('workload', plan.records, [fenced], () => OWN);
+    expect(settled).toMatchObject({ applied: false, records: [{ originals: ORIGINALS }] });
+  });
+
+  test('are not needed where somebody put other groups in the place of ours by hand', () => {
+    const byHand = anInterface({ groups: ['sg-0000cccc'] });
+    const plan = planIsolation('workload', [byHand], [record({ originals: [] })], () => OWN);
+    expect([plan.changes, plan.left]).toEqual([[], []]);
+    expect(settleIsolation('workload', plan.records, [byHand], () => OWN)).toMatchObject({ applied: true });
   });
 });
 

@@ -8,6 +8,7 @@ import {
   aGeneration,
   anInterface,
   anIsolation,
+  anOperator,
   aPosture,
   aVm,
   aVolume,
@@ -22,6 +23,7 @@ const converged = (overrides: Partial<VmRecord> = {}): VmRecord => ({
   disks: new Map([[aVolume().id, aDisk()]]),
   posture: aPosture(),
   isolation: anIsolation(),
+  operator: undefined,
   ...overrides,
 });
 const fencedIn = (groups: string[], overrides = {}) =>
@@ -36,12 +38,20 @@ describe('a VM diverges', () => {
     expect(divergences(converged(), 'enforce', NOW)).toEqual([]);
   });
 
+  test('when an operator contained it and it is in workload yet, in scope or not', () => {
+    const record = converged({ operator: anOperator() });
+    expect(divergences(record, 'enforce', NOW)).toEqual(['PROFILE_OUTDATED']);
+    const outOfScope = converged({ vm: aVm({ managed: false }), operator: anOperator() });
+    expect(divergences(outOfScope, 'enforce', NOW)).toEqual(['PROFILE_OUTDATED']);
+  });
+
   test('in nothing when it is not in scope', () => {
     const record = {
       vm: aVm({ managed: false }),
       disks: new Map(),
       posture: undefined,
       isolation: undefined,
+      operator: undefined,
     };
     expect(divergences(record, 'enforce', NOW)).toEqual([]);
   });

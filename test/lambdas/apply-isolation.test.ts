@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import { createHandler } from '../../lambdas/apply-isolation/handler.ts';
 import type { ProbationEgress } from '../../lambdas/aws/ec2.ts';
+import type { OperatorChange } from '../../lib/domain/operator.ts';
 import type { WorldVm } from '../world/ec2.ts';
-import { aPosture } from '../world/items.ts';
+import { anOperator, aPosture, DECISION } from '../world/items.ts';
 import { CONTEXT, enveloped, sqsEvent, sqsRecord } from '../world/recorded.ts';
 import { launch } from '../world/vm.ts';
 import { createWorld, type World } from '../world/world.ts';
@@ -269,6 +270,91 @@ test('a requester-managed interface is reported, and not touched', async () => {
   await expect(run(changed())).resolves.toEqual({ batchItemFailures: [] });
   expect(vm.interfaces[1]?.groups).toEqual(['sg-0000cccc']);
   expect(item()).toMatchObject({ applied: true, reasons: ['NO_REPORT', 'REQUESTER_MANAGED'] });
+});
+
+describe('a VM that an operator contained', () => {
+  const decided = () =>
+    enveloped('casemate', 'Operator Decided', {
+      schemaVersion: 1,
+      instanceId: vm.id,
+      what: 'quarantine',
+      ...DECISION,
+    });
+  const operator = (set: OperatorChange['set'] = {}) => {
+    const pk = `operator#${vm.id}`;
+    world.rows.set(pk, { ...anOperator(set), pk, instanceId: vm.id });
+  };
+  const quarantine = () => groupOf('casemate-quarantine')?.GroupId;
+  beforeEach(async () => {
+    judged('compliant');
+    await run(changed());
+  });
+
+  test('is quarantined on every interface by the event alone, and says why', async () => {
+    vm.interfaces.push({ id: 'eni-00000011', groups: ['sg-0000cccc'] });
+    operator();
+    await expect(run(decided())).resolves.toEqual({ batchItemFailures: [] });
+    expect(vm.interfaces.map((eni) => eni.groups)).toEqual([[quarantine()], [quarantine()]]);
+    expect(item()).toMatchObject({ profile: 'quarantine', applied: true, reasons: ['OPERATOR_QUARANTINE'] });
+    expect(world.announced.at(-1)?.detail).toMatchObject({ profile: 'quarantine', applied: true });
+  });
+
+  test('has an interface that is attached later contained as well', async () => {
+    operator();
+    await run(decided());
+    vm.interfaces.push({ id: 'eni-00000011', groups: ['sg-0000cccc'] });
+    await run(changed());
+    expect(vm.interfaces[1]?.groups).toEqual([quarantine()]);
+  });
+
+  test('gets exactly its groups back when the operator takes that back', async () => {
+    operator();
+    await run(decided());
+    operator({ quarantine: undefined });
+    await run(decided());
+    expect(vm.interfaces[0]?.groups).toEqual(ORIGINALS);
+    expect(item()).toMatchObject({ profile: 'workload', applied: true, interfaces: [{ originals: null }] });
+  });
+
+  test('stays fenced while a group that it had is gone, until groups are named for it', async () => {
+    operator();
+    await run(decided());
+    world.deletedGroups.add('sg-0000bbbb');
+    operator({ quarantine: undefined });
+    // Not returned to the queue: trying again gives back no group that was deleted.
+    await expect(run(decided())).resolves.toEqual({ batchItemFailures: [] });
+    expect(vm.interfaces[0]?.groups).toEqual([quarantine()]);
+    expect(item()).toMatchObject({
+      profile: 'workload',
+      applied: false,
+      interfaces: [{ originals: ORIGINALS, gone: ['sg-0000bbbb'] }],
+    });
+    expect(item()?.['reasons']).toContain('ORIGINAL_GROUP_GONE');
+    operator({ quarantine: undefined, workloadGroups: { [vm.interfaces[0]?.id ?? '']: ['sg-0000aaaa'] } });
+    await run(decided());
+    expect(vm.interfaces[0]?.groups).toEqual(['sg-0000aaaa']);
+    expect(item()).toMatchObject({ applied: true, interfaces: [{ originals: null }] });
+  });
+
+  test('gets its groups back by itself when a group that was gone is there again', async () => {
+    operator();
+    await run(decided());
+    world.deletedGroups.add('sg-0000bbbb');
+    operator({ quarantine: undefined });
+    await run(decided());
+    world.deletedGroups.clear();
+    await run(changed());
+    expect(vm.interfaces[0]?.groups).toEqual(ORIGINALS);
+    expect(item()).toMatchObject({ applied: true });
+    expect(item()?.['reasons']).not.toContain('ORIGINAL_GROUP_GONE');
+  });
+
+  test('is left where it is when what operators decided cannot be read', async () => {
+    world.rows.set(`operator#${vm.id}`, { pk: `operator#${vm.id}`, nonsense: true });
+    judged('noncompliant');
+    await expect(run(decided())).resolves.toEqual({ batchItemFailures: [{ itemIdentifier: 'm-1' }] });
+    expect(vm.interfaces[0]?.groups).toEqual(ORIGINALS);
+  });
 });
 
 describe('in observe mode', () => {

@@ -131,6 +131,11 @@ export function fakeEc2(effects: Effects) {
     }
     if (command instanceof DescribeSecurityGroupsCommand) {
       await effects.read();
+      const byId = command.input.Filters?.find(({ Name }) => Name === 'group-id')?.Values;
+      if (byId) {
+        const there = byId.filter((id) => groups.has(id) || !deletedGroups.has(id));
+        return { SecurityGroups: there.map((GroupId) => ({ GroupId })) };
+      }
       const vpcs = command.input.Filters?.find(({ Name }) => Name === 'vpc-id')?.Values ?? [];
       const found = [...shown.groups.values()].filter((group) => vpcs.includes(group.VpcId));
       return { SecurityGroups: found.map((group) => structuredClone(group)) };

@@ -1,5 +1,6 @@
 import type { DiskItem, KeyGeneration } from '../../lib/domain/disk-key.ts';
 import type { IsolationItem } from '../../lib/domain/isolation.ts';
+import { nextOperator, type OperatorChange, type OperatorItem } from '../../lib/domain/operator.ts';
 import type { PostureItem } from '../../lib/domain/posture.ts';
 import type { EnrolItem, ReportStanding } from '../../lib/domain/report.ts';
 import type { Observation, ObservedInterface, ObservedVolume, VmItem } from '../../lib/domain/vm.ts';
@@ -132,6 +133,20 @@ export const anIsolation = (overrides: Partial<IsolationItem> = {}): IsolationIt
   changedAt: AT,
   decisions: [],
   ...overrides,
+});
+
+export const DECISION = { at: AT, by: 'arn:aws:iam::123456789012:user/ada', reason: 'seen scanning' };
+
+/** An operator contained the VM, unless told otherwise; `undefined` takes a member away. */
+export const anOperator = (overrides: OperatorChange['set'] = {}): OperatorItem => ({
+  pk: `operator#${VM_ID}`,
+  version: 1,
+  ...nextOperator(undefined, {
+    instanceId: VM_ID,
+    what: 'quarantine',
+    decision: DECISION,
+    set: { quarantine: DECISION, ...overrides },
+  }),
 });
 
 export const anEnrolment = (agent: TestAgent): EnrolItem => ({

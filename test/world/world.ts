@@ -96,7 +96,7 @@ function queuesFor(source: string, detailType: string): readonly QueueName[] {
   if (source === 'aws.ec2' || source === 'casemate.sweep') return ['observe-vm'];
   if (source === 'casemate.agent') return ['ingest-report'];
   if (detailType === 'VM Changed') return ['issue-disk-keys', 'ingest-report', 'apply-isolation'];
-  if (detailType === 'Posture Changed') return ['apply-isolation'];
+  if (detailType === 'Posture Changed' || detailType === 'Operator Decided') return ['apply-isolation'];
   return [];
 }
 

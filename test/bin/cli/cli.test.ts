@@ -30,6 +30,7 @@ const record = (overrides: Partial<VmRecord> = {}): VmRecord => ({
   disks: new Map([[aVolume().id, aDisk()]]),
   posture: aPosture({ facts: [fact('mem.swap', 'absent'), fact('virt.hypervisor', 'present', 'KVMKVMKVM')] }),
   isolation: anIsolation(),
+  operator: undefined,
   ...overrides,
 });
 
@@ -77,7 +78,10 @@ describe('a VM in a listing', () => {
 
   test('shows a VM out of scope as left alone, with the reason', () => {
     const vm = aVm({ managed: false, decision: { at: AT, reasons: ['NOT_IN_SCOPE'], policies: [] } });
-    const view = viewOf({ vm, disks: new Map(), posture: undefined, isolation: undefined }, NOW);
+    const view = viewOf(
+      { vm, disks: new Map(), posture: undefined, isolation: undefined, operator: undefined },
+      NOW,
+    );
     expect(view).toMatchObject({
       inScope: false,
       volumes: [{ covered: false, reason: 'VM_NOT_MANAGED', keys: [] }],
@@ -113,7 +117,10 @@ describe('a VM in a listing', () => {
     const other = aVm({ observation: { instanceId: 'i-00000001', volumes: [] }, managed: false });
     const views = [
       viewOf(record({ isolation: anIsolation({ profile: 'probation', applied: false }) }), NOW),
-      viewOf({ vm: other, disks: new Map(), posture: undefined, isolation: undefined }, NOW),
+      viewOf(
+        { vm: other, disks: new Map(), posture: undefined, isolation: undefined, operator: undefined },
+        NOW,
+      ),
     ];
     const text = fleetTable(views, new PassThrough() as never);
     expect(text.indexOf('i-00000001')).toBeLessThan(text.indexOf(VM_ID));

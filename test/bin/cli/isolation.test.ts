@@ -1,0 +1,312 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { marshall, unmarshall } from '@aws-sdk/util-dynamodb';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { runningLocally } from '../../../bin/cli/connection.ts';
+import { changedSince } from '../../../bin/cli/isolation.ts';
+import { serve } from '../../agent/harness.ts';
+import { anInterface, anIsolation, anOperator, aPosture, aVm, DECISION, VM_ID } from '../../world/items.ts';
+
+const CLI = fileURLToPath(new URL('../../../bin/casemate-cli.js', import.meta.url));
+const ADA = 'arn:aws:iam::123456789012:user/ada';
+const QUARANTINE = 'sg-00000002';
+const local = runningLocally() !== undefined;
+const inAws = local ? describe.skip : describe;
+
+type Row = Record<string, unknown>;
+interface Posted {
+  readonly Entries: readonly { readonly DetailType: string; readonly Detail: string }[];
+}
+
+/** AWS as far as these commands see it: a table, STS, a bus behind which `act` stands, and one VM's interfaces. */
+inAws(
+  `operators${local ? ': skipped: an embedded cloud runs in this project and would be asked' : ''}`,
+  () => {
+    let server: Awaited<ReturnType<typeof serve>>;
+    let rows: Map<string, Row>;
+    let posted: Posted['Entries'][number][];
+    let deleted: Set<string>;
+    /** Before somebody's Put is looked at: what another operator does in that moment. */
+    let meanwhile: (() => void) | undefined;
+    let act: () => void;
+    let mode: string;
+
+    beforeAll(async () => {
+      server = await serve((request, body, response) => {
+        const target = String(request.headers['x-amz-target'] ?? '');
+        const answer = (text: unknown, status = 200) =>
+          response.writeHead(status).end(typeof text === 'string' ? text : JSON.stringify(text));
+        if (target.endsWith('.BatchGetItem')) {
+          const [[name, { Keys }]] = Object.entries(JSON.parse(body).RequestItems) as [
+            [string, { Keys: Parameters<typeof unmarshall>[0][] }],
+          ];
+          const found = Keys.map((key) => rows.get(String(unmarshall(key)['pk']))).filter((row) => row);
+          const all = found.map((row) => marshall(row, { removeUndefinedValues: true }));
+          return answer({ Responses: { [name]: all }, UnprocessedKeys: {} });
+        }
+        if (target.endsWith('.PutItem')) {
+          meanwhile?.();
+          meanwhile = undefined;
+          const { Item, ConditionExpression, ExpressionAttributeValues } = JSON.parse(body);
+          const item = unmarshall(Item);
+          const there = rows.get(String(item['pk']));
+          const read = ExpressionAttributeValues && unmarshall(ExpressionAttributeValues)[':read'];
+          const holds = ConditionExpression.startsWith('attribute_not_exists')
+            ? !there
+            : there?.['version'] === read;
+          if (!holds) return answer({ __type: 'ConditionalCheckFailedException', message: 'failed' }, 400);
+          rows.set(String(item['pk']), item);
+          return answer({});
+        }
+        if (target.endsWith('.PutEvents')) {
+          const { Entries } = JSON.parse(body) as Posted;
+          posted.push(...Entries);
+          act();
+          return answer({ FailedEntryCount: 0, Entries: Entries.map((_, i) => ({ EventId: `e-${i}` })) });
+        }
+        const query = new URLSearchParams(body);
+        switch (query.get('Action')) {
+          case 'GetCallerIdentity':
+            return answer(
+              `<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>${ADA}</Arn></GetCallerIdentityResult></GetCallerIdentityResponse>`,
+            );
+          case 'DescribeNetworkInterfaces':
+            return answer(
+              `<DescribeNetworkInterfacesResponse><networkInterfaceSet><item>
+              <networkInterfaceId>${anInterface().id}</networkInterfaceId><vpcId>vpc-0a1b2c3d4e5f60718</vpcId>
+              <groupSet><item><groupId>sg-0000aaaa</groupId></item><item><groupId>sg-0000bbbb</groupId></item></groupSet>
+              <attachment><instanceId>${VM_ID}</instanceId></attachment>
+            </item></networkInterfaceSet></DescribeNetworkInterfacesResponse>`,
+            );
+          case 'DescribeSecurityGroups': {
+            const ids = [...query]
+              .filter(([key, value]) => key.includes('.Value.') && value.startsWith('sg-'))
+              .map(([, value]) => value);
+            const there = ids.filter((id) => !deleted.has(id));
+            return answer(
+              `<DescribeSecurityGroupsResponse><securityGroupInfo>${there.map((id) => `<item><groupId>${id}</groupId></item>`).join('')}</securityGroupInfo></DescribeSecurityGroupsResponse>`,
+            );
+          }
+          default: {
+            const outputs = { TableName: 'state', Mode: mode, BusName: 'casemate' };
+            const members = Object.entries(outputs).map(
+              ([key, value]) =>
+                `<member><OutputKey>${key}</OutputKey><OutputValue>${value}</OutputValue></member>`,
+            );
+            return answer(
+              `<DescribeStacksResponse><DescribeStacksResult><Stacks><member><StackName>Casemate</StackName>
+            <Outputs>${members.join('')}</Outputs></member></Stacks></DescribeStacksResult></DescribeStacksResponse>`,
+            );
+          }
+        }
+      });
+    });
+    afterAll(() => server.close());
+
+    const put = (...items: (Row & { pk: string })[]) => {
+      for (const item of items) rows.set(item.pk, item);
+    };
+    beforeEach(() => {
+      rows = new Map();
+      posted = [];
+      deleted = new Set();
+      meanwhile = undefined;
+      mode = 'enforce';
+      put(aVm(), aPosture({ validUntil: new Date(Date.now() + 900_000).toISOString() }), anIsolation());
+      act = () => put(contained());
+    });
+    const contained = (overrides: Parameters<typeof anIsolation>[0] = {}) =>
+      anIsolation({
+        profile: 'quarantine',
+        reasons: ['OPERATOR_QUARANTINE'],
+        interfaces: [
+          { id: anInterface().id, originals: ['sg-0000aaaa', 'sg-0000bbbb'], groups: [QUARANTINE] },
+        ],
+        ...overrides,
+      });
+
+    async function run(...args: string[]) {
+      const child = spawn(process.execPath, ['--no-warnings', CLI, ...args], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: {
+          PATH: process.env['PATH'],
+          AWS_REGION: 'eu-west-1',
+          AWS_ACCESS_KEY_ID: 'AKIDEXAMPLE',
+          AWS_SECRET_ACCESS_KEY: 'secret',
+          AWS_ENDPOINT_URL: server.url,
+          AWS_MAX_ATTEMPTS: '1',
+        },
+      });
+      let [stdout, stderr] = ['', ''];
+      child.stdout.on('data', (chunk: Buffer) => (stdout += chunk));
+      child.stderr.on('data', (chunk: Buffer) => (stderr += chunk));
+      const [status] = (await once(child, 'close')) as [number];
+      return { status, stdout, stderr };
+    }
+    const stored = () => rows.get(`operator#${VM_ID}`);
+
+    test('quarantine stores who and why, says so on the bus, and waits until it was read back', async () => {
+      const { status, stdout } = await run('quarantine', VM_ID, '--reason', 'seen scanning');
+      expect([status, stdout]).toEqual([0, expect.stringContaining('quarantine on every interface after')]);
+      expect(stdout).toContain(`${anInterface().id} ${QUARANTINE}: read back in quarantine`);
+      expect(stored()).toMatchObject({ quarantine: { by: ADA, reason: 'seen scanning' } });
+      expect(posted.map((e) => e.DetailType)).toEqual(['Operator Decided']);
+      expect(JSON.parse(posted[0]?.Detail ?? '')).toMatchObject({ what: 'quarantine', by: ADA });
+    });
+
+    test('quarantine --json prints one document', async () => {
+      const { stdout } = await run('quarantine', VM_ID, '--reason', 'x', '--json');
+      expect(JSON.parse(stdout)).toMatchObject({ id: VM_ID, profile: 'quarantine', applied: true });
+    });
+
+    test('quarantine of what another operator contained tells who and why, and stores nothing', async () => {
+      put(anOperator(), contained());
+      const { status, stdout } = await run('quarantine', VM_ID, '--reason', 'mine');
+      expect(status).toBe(0);
+      expect(stdout).toContain(`${anOperator().quarantine?.by} contained it at`);
+      expect(stdout).toContain('because: seen scanning');
+      expect([stored(), posted]).toEqual([anOperator(), []]);
+    });
+
+    test('of two operators at once one wins, and the other is told who and why', async () => {
+      const other = anOperator({ quarantine: undefined, hold: DECISION });
+      meanwhile = () => put(other);
+      const { status, stderr } = await run('quarantine', VM_ID, '--reason', 'mine');
+      expect(status).toBe(1);
+      expect(stderr).toContain(`${other.history[0]?.by} decided "quarantine"`);
+      expect(stderr).toContain('because: seen scanning');
+      expect([stored(), posted]).toEqual([other, []]);
+    });
+
+    test('quarantine that does not come through in time says what is left, with status 1', async () => {
+      act = () => put(contained({ applied: false, reasons: ['OPERATOR_QUARANTINE', 'NO_GROUPS_IN_VPC'] }));
+      const { status, stderr } = await run('quarantine', VM_ID, '--reason', 'x', '--timeout', '1');
+      expect(status).toBe(1);
+      expect(stderr).toContain('is not in quarantine on every interface');
+      expect(stderr).toContain('NO_GROUPS_IN_VPC: The security groups of Casemate could not be made');
+    });
+
+    test('quarantine in observe mode says at once that nothing is changed', async () => {
+      mode = 'observe';
+      act = () => put(contained({ mode: 'observe', applied: false }));
+      const { status, stderr } = await run('quarantine', VM_ID, '--reason', 'x');
+      expect([status, stderr]).toEqual([
+        1,
+        expect.stringContaining('in observe mode no interface is changed'),
+      ]);
+    });
+
+    test('restore takes the quarantine back and waits for the groups', async () => {
+      put(anOperator(), contained());
+      act = () => put(anIsolation());
+      const { status, stdout } = await run('restore', VM_ID, '--reason', 'false alarm');
+      expect([status, stdout]).toEqual([0, expect.stringContaining('workload on every interface')]);
+      expect(stored()).not.toHaveProperty('quarantine');
+      expect(stored()).toMatchObject({ history: [{ what: 'restore', by: ADA }, { what: 'quarantine' }] });
+    });
+
+    test('restore tells what was deleted since and does nothing without an answer', async () => {
+      put(anOperator(), contained());
+      deleted.add('sg-0000bbbb');
+      const { status, stdout, stderr } = await run('restore', VM_ID, '--reason', 'x');
+      expect([status, stderr]).toEqual([1, expect.stringContaining('say --yes')]);
+      expect(stdout).toContain('of these sg-0000bbbb was deleted since');
+      expect(stored()).toEqual(anOperator());
+    });
+
+    test('restore --yes leaves out what was deleted', async () => {
+      put(anOperator(), contained());
+      deleted.add('sg-0000bbbb');
+      act = () => put(anIsolation());
+      expect(await run('restore', VM_ID, '--reason', 'x', '--yes')).toMatchObject({ status: 0 });
+      expect(stored()).toMatchObject({ workloadGroups: { [anInterface().id]: ['sg-0000aaaa'] } });
+    });
+
+    test('restore of a VM that its posture keeps contained says so, with status 1', async () => {
+      put(anOperator(), contained(), aPosture({ verdict: 'noncompliant', reasons: ['SNP_NOT_SHOWN'] }));
+      act = () => put(contained({ reasons: ['SNP_NOT_SHOWN'] }));
+      const { status, stderr } = await run('restore', VM_ID, '--reason', 'x');
+      expect([status, stderr]).toEqual([1, expect.stringContaining('its posture keeps it in quarantine')]);
+      expect(stderr).toContain('SNP_NOT_SHOWN');
+    });
+
+    test('restore of what no operator contained says why it is where it is', async () => {
+      const { status, stderr } = await run('restore', VM_ID, '--reason', 'x');
+      expect([status, stderr]).toEqual([
+        1,
+        expect.stringContaining('no operator contained it. POSTURE_PROVEN'),
+      ]);
+      expect(stored()).toBeUndefined();
+    });
+
+    test('plan shows each call and makes none', async () => {
+      const { status, stdout } = await run('plan', VM_ID, '--profile', 'quarantine', '--json');
+      expect(status).toBe(0);
+      expect(JSON.parse(stdout)).toMatchObject({
+        profile: 'quarantine',
+        mode: 'enforce',
+        calls: expect.arrayContaining([
+          {
+            call: 'ec2:CreateSecurityGroup',
+            parameters: { GroupName: 'casemate-quarantine', VpcId: 'vpc-0a1b2c3d4e5f60718' },
+          },
+          {
+            call: 'ec2:ModifyNetworkInterfaceAttribute',
+            parameters: { NetworkInterfaceId: anInterface().id, Groups: ['casemate-quarantine'] },
+          },
+        ]),
+      });
+      expect(posted).toEqual([]);
+    });
+
+    test('plan of a VM that is where it belongs changes no interface', async () => {
+      const { stdout } = await run('plan', VM_ID);
+      expect(stdout).toContain('workload (enforce)');
+      expect(stdout).not.toContain('ModifyNetworkInterfaceAttribute');
+    });
+
+    test.each<[string, string[], RegExp]>([
+      ['no reason', ['quarantine', VM_ID], /required option '--reason/],
+      ['a reason without a word', ['quarantine', VM_ID, '--reason', ' '], /--reason takes a text/],
+      ['no VM', ['quarantine', 'vol-00000001', '--reason', 'x'], /is not an instance id/],
+      ['an unknown profile', ['plan', VM_ID, '--profile', 'open'], /Allowed choices are probation/],
+      [
+        'groups that are none',
+        ['restore', VM_ID, '--reason', 'x', '--groups', 'eni-1=web'],
+        /it is eni-…=sg-…/,
+      ],
+      [
+        'groups for an interface that has its own',
+        ['restore', VM_ID, '--reason', 'x', '--groups', `${anInterface().id}=sg-0000cccc`],
+        /has groups to be given back/,
+      ],
+    ])('%s is wrong usage', async (_, args, says) => {
+      put(anOperator(), contained());
+      const { status, stderr } = await run(...args);
+      expect([status, stderr]).toEqual([2, expect.stringMatching(says)]);
+    });
+  },
+);
+
+describe('what changed since an interface was taken', () => {
+  const ENI = anInterface().id;
+  const record = { id: ENI, originals: ['sg-0000aaaa', 'sg-0000bbbb'], groups: [QUARANTINE] };
+  const changed = (overrides: object, missing: string[] = [], attached = [ENI], named = {}) =>
+    changedSince([{ ...record, ...overrides }], new Set(attached), new Set(missing), named);
+  test('is nothing where every group is there', () => {
+    expect(changed({})).toEqual([]);
+    expect(changed({ originals: null })).toEqual([]);
+  });
+  test('is a group that was deleted, and what is left of them', () => {
+    expect(changed({}, ['sg-0000bbbb'])).toMatchObject([{ interfaceId: ENI, gets: ['sg-0000aaaa'] }]);
+    expect(changed({}, ['sg-0000aaaa', 'sg-0000bbbb'])).toMatchObject([{ gets: [] }]);
+  });
+  test('is an interface that was detached, which can wait', () => {
+    expect(changed({}, [], [])).toMatchObject([{ text: expect.stringContaining('not attached any more') }]);
+  });
+  test('is an interface that started fenced, unless groups were named for it', () => {
+    expect(changed({ originals: [] })).toMatchObject([{ gets: [] }]);
+    expect(changed({ originals: [] }, [], [ENI], { [ENI]: ['sg-0000aaaa'] })).toEqual([]);
+  });
+});
