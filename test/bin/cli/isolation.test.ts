@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { marshall, unmarshall } from '@aws-sdk/util-dynamodb';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { runningLocally } from '../../../bin/cli/connection.ts';
 import { changedSince } from '../../../bin/cli/isolation.ts';
 import { serve } from '../../agent/harness.ts';
@@ -13,6 +13,9 @@ const ADA = 'arn:aws:iam::123456789012:user/ada';
 const QUARANTINE = 'sg-00000002';
 const local = runningLocally() !== undefined;
 const inAws = local ? describe.skip : describe;
+
+// Each test starts the command line as a process, which takes seconds on a machine that is busy.
+jest.setTimeout(60_000);
 
 type Row = Record<string, unknown>;
 interface Posted {
@@ -33,10 +36,11 @@ inAws(
     let mode: string;
 
     beforeAll(async () => {
-      server = await serve((request, body, response) => {
+      server = await serve(async (request, body, response) => {
         const target = String(request.headers['x-amz-target'] ?? '');
-        const answer = (text: unknown, status = 200) =>
+        const answer = (text: unknown, status = 200): void => {
           response.writeHead(status).end(typeof text === 'string' ? text : JSON.stringify(text));
+        };
         if (target.endsWith('.BatchGetItem')) {
           const [[name, { Keys }]] = Object.entries(JSON.parse(body).RequestItems) as [
             [string, { Keys: Parameters<typeof unmarshall>[0][] }],
