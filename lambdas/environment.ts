@@ -43,3 +43,8 @@ export const queueDriven = { ...common, BUS_NAME: nonEmpty, REJECTED_QUEUE_URL: 
 export const apiOrigin = z.url({ abort: true }).refine((url) => new URL(url).origin === url, {
   error: 'must be scheme and host alone, like https://api.example.com',
 });
+
+/** Settings of every function that answers signed requests of agents. */
+export const agentApi = { API_ORIGIN: apiOrigin, CALLER_IDENTITY: z.enum(['iam', 'embedded']) };
+
+export const diskKeyId = z.string().startsWith('arn:');

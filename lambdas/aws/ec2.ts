@@ -185,6 +185,7 @@ function toObservation(
           sizeGiB: volume.Size,
           ...(volume.SnapshotId ? { snapshotId: volume.SnapshotId } : {}),
           multiAttach: volume.MultiAttachEnabled ?? false,
+          ...volumeTags(volume),
         };
       })
       .sort(byId),
@@ -475,6 +476,14 @@ function filters(name: string, values: readonly string[]): Filter[] {
     all.push({ Name: name, Values: unique.slice(i, i + FILTER_VALUES_MAX) });
   }
   return all;
+}
+
+/** The tags that say something to Casemate; other people's would be a change of the VM with each edit. */
+function volumeTags(volume: Volume): { tags?: Record<string, string> } {
+  const own = (volume.Tags ?? []).filter((tag) => tag.Key?.startsWith('casemate:'));
+  return own.length === 0
+    ? {}
+    : { tags: Object.fromEntries(own.map((tag) => [tag.Key ?? '', tag.Value ?? ''])) };
 }
 
 function byId(a: { id?: string | undefined }, b: { id?: string | undefined }): number {

@@ -1,4 +1,7 @@
-import { GenerateDataKeyWithoutPlaintextCommand, type KMSClient } from '@aws-sdk/client-kms';
+import { DecryptCommand, GenerateDataKeyWithoutPlaintextCommand, type KMSClient } from '@aws-sdk/client-kms';
+
+/** Two AES-256 keys, as aes-xts-plain64 takes. */
+const DISK_KEY_BYTES = 64;
 
 /** KMS answered without the ciphertext that was asked for. */
 export class KmsShapeError extends Error {
@@ -6,7 +9,7 @@ export class KmsShapeError extends Error {
 }
 
 /**
- * A new 64-byte data key (two AES-256 keys, as aes-xts-plain64 takes), wrapped under the CMK and bound to
+ * A new 64-byte data key, wrapped under the CMK and bound to
  * its encryption context. The plaintext never leaves KMS.
  *
  * @returns the ciphertext, base64
@@ -19,11 +22,37 @@ export async function generateWrappedKey(
   const answer = await client.send(
     new GenerateDataKeyWithoutPlaintextCommand({
       KeyId: keyId,
-      NumberOfBytes: 64,
+      NumberOfBytes: DISK_KEY_BYTES,
       EncryptionContext: encryptionContext,
     }),
   );
   if (!answer.CiphertextBlob)
     throw new KmsShapeError('GenerateDataKeyWithoutPlaintext gave no CiphertextBlob');
   return Buffer.from(answer.CiphertextBlob).toString('base64');
+}
+
+/**
+ * Unwraps a disk key in the function's own memory. KMS refuses under any other encryption context than the
+ * one that the key was wrapped with.
+ *
+ * @returns the 64 bytes; the caller overwrites them when it has sealed them
+ */
+export async function unwrapKey(
+  client: KMSClient,
+  keyId: string,
+  wrappedKey: string,
+  encryptionContext: Record<string, string>,
+): Promise<Uint8Array> {
+  const answer = await client.send(
+    new DecryptCommand({
+      KeyId: keyId,
+      CiphertextBlob: Buffer.from(wrappedKey, 'base64'),
+      EncryptionContext: encryptionContext,
+    }),
+  );
+  if (answer.Plaintext?.length !== DISK_KEY_BYTES) {
+    answer.Plaintext?.fill(0);
+    throw new KmsShapeError('Decrypt gave no disk key');
+  }
+  return answer.Plaintext;
 }

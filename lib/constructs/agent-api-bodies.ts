@@ -4,10 +4,13 @@ import { type JsonSchema, JsonSchemaType, JsonSchemaVersion } from 'aws-cdk-lib/
  * The bodies as API Gateway checks them, before a function is woken: which fields there are and how long
  * they may be. What they mean is checked by the function with the schemas of lib/domain.
  */
-const body = (properties: Record<string, JsonSchema>): JsonSchema => ({
+const body = (
+  properties: Record<string, JsonSchema>,
+  optional: Record<string, JsonSchema> = {},
+): JsonSchema => ({
   schema: JsonSchemaVersion.DRAFT4,
   type: JsonSchemaType.OBJECT,
-  properties,
+  properties: { ...properties, ...optional },
   required: Object.keys(properties),
   additionalProperties: false,
 });
@@ -26,3 +29,14 @@ export const enrolmentBody = body({
   agentPublicKey: text(256),
   signature: text(128),
 });
+
+const signed = { instanceId, nonce, signature: text(128) };
+const ofGeneration = { ...signed, disk: text(36), generation: { type: JsonSchemaType.INTEGER, minimum: 1 } };
+
+export const diskListBody = body(signed);
+export const releaseBody = body(
+  { ...ofGeneration, ephemeralPublicKey: text(88) },
+  { document: text(32_000) },
+);
+export const confirmationBody = body({ ...ofGeneration, payload: text(8192) });
+export const rotationBody = body(ofGeneration);

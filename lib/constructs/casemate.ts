@@ -9,7 +9,14 @@ import type * as sqs from 'aws-cdk-lib/aws-sqs';
 import { Construct } from 'constructs';
 import { AgentAccess } from './agent-access.ts';
 import { AgentApi } from './agent-api.ts';
-import { challengeBody, enrolmentBody } from './agent-api-bodies.ts';
+import {
+  challengeBody,
+  confirmationBody,
+  diskListBody,
+  enrolmentBody,
+  releaseBody,
+  rotationBody,
+} from './agent-api-bodies.ts';
 import {
   type CasemateSettings,
   DEFAULT_OBSERVE_BATCH_WINDOW,
@@ -129,6 +136,8 @@ export class Casemate extends Construct {
       CALLER_IDENTITY: props.callerIdentity ?? 'iam',
     };
     const mode = { MODE: this.mode };
+    const diskKey = { DISK_KEY_ID: this.keys.disks.keyArn };
+    const apiFunction = { timeout: Duration.seconds(10), memorySize: 512 };
     const queueFunction = { timeout: QUEUE_FUNCTION_TIMEOUT, memorySize: 512 };
     this.functions = {
       'observe-vm': new PipelineFunction(this, 'ObserveVm', {
@@ -144,7 +153,7 @@ export class Casemate extends Construct {
         ...queueFunction,
         name: 'issue-disk-keys',
         description: 'makes sure that every disk in scope has a wrapped key',
-        environment: { ...fromQueue, DISK_KEY_ID: this.keys.disks.keyArn },
+        environment: { ...fromQueue, ...diskKey },
         decidesByPolicy: true,
       }),
       'ingest-report': new PipelineFunction(this, 'IngestReport', {
@@ -177,8 +186,7 @@ export class Casemate extends Construct {
         ...common,
         name: 'issue-challenge',
         description: 'gives an agent a fresh challenge',
-        timeout: Duration.seconds(10),
-        memorySize: 512,
+        ...apiFunction,
         environment: fromApi,
         decidesByPolicy: false,
       }),
@@ -186,10 +194,41 @@ export class Casemate extends Construct {
         ...common,
         name: 'enrol-agent',
         description: 'binds an agent key to a VM, once',
-        timeout: Duration.seconds(10),
-        memorySize: 512,
+        ...apiFunction,
         environment: { ...fromApi, ...onBus, IDENTITY_ISSUERS: props.identityIssuers ?? 'aws' },
         decidesByPolicy: false,
+      }),
+      'list-disks': new PipelineFunction(this, 'ListDisks', {
+        ...common,
+        ...apiFunction,
+        name: 'list-disks',
+        description: 'tells an agent which volumes of its VM are covered',
+        environment: { ...fromApi, ...mode },
+        decidesByPolicy: false,
+      }),
+      'release-disk-key': new PipelineFunction(this, 'ReleaseDiskKey', {
+        ...common,
+        ...apiFunction,
+        name: 'release-disk-key',
+        description: 'gives a disk key to the one VM that it is for, if policy says so',
+        environment: { ...fromApi, ...onBus, ...mode, ...diskKey },
+        decidesByPolicy: true,
+      }),
+      'confirm-disk-key': new PipelineFunction(this, 'ConfirmDiskKey', {
+        ...common,
+        ...apiFunction,
+        name: 'confirm-disk-key',
+        description: 'makes a generation active that the agent opened the disk with',
+        environment: { ...fromApi, ...onBus },
+        decidesByPolicy: false,
+      }),
+      'rotate-disk-key': new PipelineFunction(this, 'RotateDiskKey', {
+        ...common,
+        ...apiFunction,
+        name: 'rotate-disk-key',
+        description: 'issues the next generation of a disk key',
+        environment: { ...fromApi, ...onBus, ...diskKey },
+        decidesByPolicy: true,
       }),
       sweep: new PipelineFunction(this, 'Sweep', {
         ...common,
@@ -206,6 +245,10 @@ export class Casemate extends Construct {
     this.grantPowers();
     this.api.addRoute('challenges', this.functions['issue-challenge'].fn, challengeBody);
     this.api.addRoute('enrolments', this.functions['enrol-agent'].fn, enrolmentBody);
+    this.api.addRoute('disks', this.functions['list-disks'].fn, diskListBody);
+    this.api.addRoute('releases', this.functions['release-disk-key'].fn, releaseBody);
+    this.api.addRoute('confirmations', this.functions['confirm-disk-key'].fn, confirmationBody);
+    this.api.addRoute('rotations', this.functions['rotate-disk-key'].fn, rotationBody);
     this.agents = new AgentAccess(this, 'Agents', {
       api: this.api,
       bus: this.bus,
@@ -296,6 +339,12 @@ export class Casemate extends Construct {
       'enrol-agent': enrol,
       sweep,
     } = this.functions;
+    const {
+      'list-disks': list,
+      'release-disk-key': release,
+      'confirm-disk-key': confirm,
+      'rotate-disk-key': rotate,
+    } = this.functions;
 
     this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
     this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
@@ -314,6 +363,15 @@ export class Casemate extends Construct {
       puts: ['enrol'],
       updates: ['nonce'],
     });
+    const signed = { reads: ['vm', 'disk', 'enrol', 'nonce'], updates: ['nonce'] } as const;
+    this.state.grant(list.role, { ...signed, reads: [...signed.reads, 'release', 'operator'], puts: [] });
+    this.state.grant(release.role, {
+      ...signed,
+      reads: [...signed.reads, 'posture', 'isolation', 'operator', 'release'],
+      puts: ['release'],
+    });
+    this.state.grant(confirm.role, { ...signed, puts: ['disk'] });
+    this.state.grant(rotate.role, { ...signed, puts: ['disk'] });
     this.state.grantScan(sweep.role);
 
     this.bus.grantAnnounce(observe.role, ['VM Changed']);
@@ -321,8 +379,13 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(ingest.role, ['Posture Changed', 'Report Refused']);
     this.bus.grantAnnounce(isolate.role, ['Isolation Changed']);
     this.bus.grantAnnounce(enrol.role, ['Enrolment Refused']);
+    this.bus.grantAnnounce(release.role, ['Key Release Decided']);
+    this.bus.grantAnnounce(confirm.role, ['Disk Key Retired']);
+    this.bus.grantAnnounce(rotate.role, ['Disk Key Issued']);
 
     this.keys.grantWrap(issue.role);
+    this.keys.grantWrap(rotate.role);
+    this.keys.grantUnwrap(release.role);
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
     new IsolationPowers(this, 'IsolationPowers', { role: isolate.role });
@@ -336,7 +399,16 @@ export class Casemate extends Construct {
 
 const QUEUE_FUNCTION_NAMES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
 type QueueFunctionName = (typeof QUEUE_FUNCTION_NAMES)[number];
-const FUNCTION_NAMES = [...QUEUE_FUNCTION_NAMES, 'issue-challenge', 'enrol-agent', 'sweep'] as const;
+const FUNCTION_NAMES = [
+  ...QUEUE_FUNCTION_NAMES,
+  'issue-challenge',
+  'enrol-agent',
+  'list-disks',
+  'release-disk-key',
+  'confirm-disk-key',
+  'rotate-disk-key',
+  'sweep',
+] as const;
 type FunctionName = (typeof FUNCTION_NAMES)[number];
 
 function isQueueFunction(name: FunctionName): name is QueueFunctionName {

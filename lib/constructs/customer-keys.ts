@@ -74,10 +74,19 @@ export class CustomerKeys extends Construct {
 
   /** Wrap a new data key for a disk of a VM, without ever seeing it. */
   grantWrap(role: iam.Role): void {
+    this.grantInContext(role, 'WrapDiskKey', 'kms:GenerateDataKeyWithoutPlaintext');
+  }
+
+  /** Unwrap a disk key: the power that everything here guards, and that one function has. */
+  grantUnwrap(role: iam.Role): void {
+    this.grantInContext(role, 'UnwrapDiskKey', 'kms:Decrypt');
+  }
+
+  private grantInContext(role: iam.Role, sid: string, action: string): void {
     role.addToPolicy(
       new iam.PolicyStatement({
-        sid: 'WrapDiskKey',
-        actions: ['kms:GenerateDataKeyWithoutPlaintext'],
+        sid,
+        actions: [action],
         resources: [this.disks.keyArn],
         conditions: {
           'ForAllValues:StringEquals': { 'kms:EncryptionContextKeys': [...DISK_KEY_CONTEXT] },

@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { generationState } from './disk-key.ts';
+import { diskKind, generationState } from './disk-key.ts';
 import { bytes, CHALLENGE_BYTES } from './enrolment.ts';
 import { diskUuid, instanceId, volumeId } from './ids.ts';
 import { mode } from './isolation.ts';
@@ -19,9 +19,6 @@ const signed = {
 
 /** `POST /v1/disks`, purpose `release`, T without disk and generation: which disks are this VM's. */
 export const diskListRequest = z.strictObject(signed);
-
-/** What is on a covered volume: a LUKS2 header of ours, or a BitLocker volume whose secret is escrowed. */
-export const diskKind = z.enum(['luks2', 'bitlk']);
 
 export const listedVolume = z.strictObject({
   volumeId,
@@ -79,6 +76,7 @@ export const releaseResponse = z.strictObject({
   /** BitLocker alone: the escrowed secret, AES-256-GCM under a key derived from the disk's (agent/disks). */
   escrow: z.base64().max(4096).nullable(),
 });
+export type ReleaseResponse = z.infer<typeof releaseResponse>;
 
 /**
  * `POST /v1/confirmations`, purpose `confirm`, T with disk and generation: the agent opened the disk with it.

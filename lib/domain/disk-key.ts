@@ -11,13 +11,26 @@ export const generationState = z.enum(['issued', 'active', 'retiring', 'retired'
 export const keyGeneration = z.strictObject({
   generation: z.number().int().positive(),
   state: generationState,
-  /** KMS ciphertext, base64. The plaintext is never here. */
-  wrappedKey: z.base64(),
+  /** KMS ciphertext, base64; null once it was shredded. The plaintext is never here. */
+  wrappedKey: z.base64().nullable(),
   /** The VM in the encryption context that the key was wrapped under. */
   wrappedFor: instanceId,
   issuedAt: utcTime,
+  /** When an agent first said that a keyslot opens with it. */
+  confirmedAt: utcTime.optional(),
+  /** `retiring` alone: not shredded before. */
+  retireAfter: utcTime.optional(),
+  /** Secrets of a BitLocker volume, sealed by the agent under this key; the newest first. */
+  escrows: z.array(z.strictObject({ at: utcTime, sealed: z.base64() })).optional(),
 });
 export type KeyGeneration = z.infer<typeof keyGeneration>;
+
+/** A recovery key in its own keyslot, sealed to the public half of the recovery key pair. */
+export const sealedRecoveryKey = z.strictObject({
+  at: utcTime,
+  generation: z.number().int().positive(),
+  sealed: z.base64(),
+});
 
 /** The `disk#<uuid>` item. */
 export const diskItem = z.strictObject({
@@ -27,6 +40,8 @@ export const diskItem = z.strictObject({
   volumeId,
   instanceId,
   generations: z.array(keyGeneration),
+  /** The newest first. */
+  recoveryKeys: z.array(sealedRecoveryKey).optional(),
   decision: z.strictObject({ at: utcTime, reasons: z.array(z.string()), policies: z.array(z.string()) }),
 });
 export type DiskItem = z.infer<typeof diskItem>;
@@ -46,6 +61,15 @@ export function encryptionContext(disk: string, generation: number, vm: string):
 /** A key that opens something: what "exactly one usable key" counts. */
 export function usableGenerations(disk: DiskItem): readonly KeyGeneration[] {
   return disk.generations.filter((g) => g.state === 'issued' || g.state === 'active');
+}
+
+/** What is on a covered volume: a LUKS2 header of ours, or a BitLocker volume whose secret is escrowed. */
+export const diskKind = z.enum(['luks2', 'bitlk']);
+export type DiskKind = z.infer<typeof diskKind>;
+
+/** By the volume's tag; anything but `bitlk` is LUKS2. */
+export function diskKindOf(volume: ObservedVolume): DiskKind {
+  return volume.tags?.['casemate:kind'] === 'bitlk' ? 'bitlk' : 'luks2';
 }
 
 export type DiskKeyDecision =
@@ -82,7 +106,9 @@ export function decideDiskKey(
     return { kind: 'keep' };
   }
   if (vm.gone) return { kind: 'not-covered', reason: 'VM_GONE' };
-  if (volume.snapshotId !== undefined) return { kind: 'wait', reason: 'AWAITING_ADOPTION' };
+  // A BitLocker volume is never formatted: its key seals the volume's own secret, wherever it came from.
+  if (volume.snapshotId !== undefined && diskKindOf(volume) === 'luks2')
+    return { kind: 'wait', reason: 'AWAITING_ADOPTION' };
   return { kind: 'issue', generation: 1 };
 }
 

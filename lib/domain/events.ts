@@ -1,6 +1,7 @@
 import * as z from 'zod';
 import { diskUuid, instanceId, utcTime, volumeId } from './ids.ts';
 import { interfaceRecord, mode, profileName } from './isolation.ts';
+import { releaseOutcome } from './key-release.ts';
 import { verdict } from './posture.ts';
 import { capabilityReportDetail } from './report.ts';
 
@@ -23,6 +24,31 @@ export const diskKeyIssued = z.strictObject({
   disk: diskUuid,
   volumeId,
   generation: z.number().int(),
+  reasons: z.array(z.string()),
+});
+
+/** Whether a VM got its disk key, and why. The caller hears no reason; this is where it is said. */
+export const keyReleaseDecided = z.strictObject({
+  ...base,
+  disk: diskUuid,
+  generation: z.number().int(),
+  outcome: releaseOutcome,
+  mode,
+  /** Refused before it was proven that the VM itself asks. */
+  authenticated: z.boolean(),
+  reasons: z.array(z.string()),
+  policies: z.array(z.string()),
+});
+
+/** A key generation begins to retire, is kept after all, or is gone. */
+export const diskKeyRetired = z.strictObject({
+  ...base,
+  disk: diskUuid,
+  volumeId,
+  generation: z.number().int(),
+  state: z.enum(['retiring', 'kept', 'retired']),
+  /** `retiring` alone: until then it can be kept. */
+  retireAfter: utcTime.nullable(),
   reasons: z.array(z.string()),
 });
 
@@ -61,6 +87,8 @@ export const enrolmentRefused = z.strictObject({ ...base, reason: z.string() });
 export const EVENTS = {
   'VM Changed': vmChanged,
   'Disk Key Issued': diskKeyIssued,
+  'Disk Key Retired': diskKeyRetired,
+  'Key Release Decided': keyReleaseDecided,
   'Posture Changed': postureChanged,
   'Isolation Changed': isolationChanged,
   'Operator Decided': operatorDecided,

@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { instanceId, utcTime } from './ids.ts';
+import { diskUuid, instanceId, utcTime } from './ids.ts';
 
 /** Who decided what, when and why: what an operator says is never anonymous. */
 const decided = z.strictObject({
@@ -26,6 +26,8 @@ export const operatorItem = z.strictObject({
   leaveScope: decided.optional(),
   /** A first enrolment after its window, or another agent key, is allowed until `until`. */
   enrol: decided.extend({ until: utcTime }).optional(),
+  /** Disks whose keys are to be replaced, by UUID: those issued before the decision. */
+  rotate: z.record(diskUuid, decided).optional(),
   /** What interfaces that started in a Casemate group get in `workload`: security groups by interface id. */
   workloadGroups: z.record(z.string(), z.array(z.string())).optional(),
   /** Newest first, at most 20. */

@@ -16,4 +16,9 @@ export interface PolicyDecision {
   readonly policies: readonly string[];
   /** Policies that failed to evaluate. Cedar skips them, so an erroring `forbid` would vanish. */
   readonly errors: readonly string[];
+  /**
+   * A denial that `observe` may overlook: no policy failed, and none that denied says `@observe("refuse")`.
+   * False where the decision is to allow.
+   */
+  readonly postureAlone: boolean;
 }

@@ -18,6 +18,7 @@ export const REASONS = {
   DISK_MOVED:
     'The key of the disk is wrapped for another VM; it waits for a re-encryption that policy agrees to.',
   KEY_ISSUED: 'A data key was issued.',
+  KEY_NOT_ISSUED_YET: 'The volume is in scope and its key is on its way.',
   // Posture
   NO_REPORT: 'The agent has not reported yet.',
   NOT_ENROLLED: 'No agent is enrolled for the VM.',
@@ -66,8 +67,28 @@ export const REASONS = {
   ENROL_OTHER_KEY: 'Another key is enrolled for the VM; an operator must allow a change.',
   ENROL_DISK_CONFIRMED: 'A disk of the VM is already confirmed: a first enrolment comes too late.',
   // Release, confirmation, rotation, adoption of disk keys
+  REQUEST_UNKNOWN_VM: 'The VM was not observed yet; try again shortly.',
+  REQUEST_BAD_SIGNATURE:
+    'The request is not signed by the enrolled key for this purpose, disk and generation.',
+  RELEASE_REFUSED: 'The key is not given now. An operator sees why: casemate explain.',
+  RELEASED_IN_OBSERVE:
+    'The key was given in observe mode although the posture refuses it; it is rotated once the VM is enforced.',
+  EPHEMERAL_KEY_INVALID: 'The ephemeral key is not a point on P-256.',
+  DISK_NOT_ATTACHED: 'EC2 shows no volume with this disk attached to the VM.',
+  GENERATION_UNKNOWN: 'The disk has no key of this generation.',
+  GENERATION_RETIRED:
+    'The generation was rotated out: it can be confirmed no more, and once retired not be given.',
+  CONFIRMATION_MALFORMED: 'The signed payload of the confirmation does not match its schema.',
+  ROTATION_OPEN: 'Another generation is issued and not confirmed: it is to be confirmed first.',
+  ROTATION_WRONG_GENERATION: 'A rotation asks for the generation after the highest one, and for no other.',
+  ROTATION_NOT_PERMITTED: 'No policy permits a new key for the disk.',
+  WRITTEN_MEANWHILE: 'The disk was changed by another request at the same time; ask again.',
+  ROTATION_LIMIT: 'The disk has as many generations as can be kept.',
+  KEY_ROTATED: 'A newer generation was confirmed: this one retires.',
   // Operators
+  OPERATOR_HOLD: 'An operator holds the keys of the VM back: casemate keys unhold.',
   OPERATOR_QUARANTINE: 'An operator contained the VM: casemate restore takes that back.',
+  OPERATOR_ASKED: 'An operator asked for it.',
   // Evidence in the pipeline
   // Policies: hardware-aware rules
   // Isolation

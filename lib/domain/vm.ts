@@ -22,6 +22,8 @@ export const observedVolume = z.strictObject({
   /** Not blank: made from this snapshot. */
   snapshotId: z.string().optional(),
   multiAttach: z.boolean(),
+  /** Those of Casemate alone (`casemate:…`): hints of people who may be attackers. */
+  tags: z.record(z.string(), z.string()).optional(),
 });
 export type ObservedVolume = z.infer<typeof observedVolume>;
 

@@ -48,6 +48,8 @@ export interface Policy {
   readonly effect: 'permit' | 'forbid';
   /** The actions that its head names; null when it is about all of them. */
   readonly actions: readonly string[] | null;
+  /** Its denial holds in `observe`, too: `@observe("refuse")`. */
+  readonly refusesInObserve: boolean;
 }
 
 export interface PolicySet extends PolicyEngine {
@@ -139,13 +141,13 @@ export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): Po
       });
       if (answer.type === 'failure') {
         const errors = answer.errors.map((error) => error.message);
-        return { allowed: false, reasons: ['POLICY_ERROR'], policies: [], errors };
+        return { allowed: false, reasons: ['POLICY_ERROR'], policies: [], errors, postureAlone: false };
       }
       const { decision, diagnostics } = answer.response;
       const errors = diagnostics.errors.map((fault) => `${fault.policyId}: ${fault.error.message}`);
       if (decision === 'allow' && errors.length > 0 && DENIED_BY_ERRORS.has(action)) {
         const erring = diagnostics.errors.map((fault) => fault.policyId).sort();
-        return { allowed: false, reasons: ['POLICY_ERROR'], policies: erring, errors };
+        return { allowed: false, reasons: ['POLICY_ERROR'], policies: erring, errors, postureAlone: false };
       }
       const policies = [...diagnostics.reason].sort();
       const codes = policies.map((id) => known.get(id)?.reason ?? id);
@@ -154,6 +156,10 @@ export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): Po
         reasons: codes.length > 0 ? [...new Set(codes)] : ['NO_POLICY_PERMITS'],
         policies,
         errors,
+        postureAlone:
+          decision !== 'allow' &&
+          errors.length === 0 &&
+          !policies.some((id) => known.get(id)?.refusesInObserve),
       };
     },
   };
@@ -198,11 +204,15 @@ function describe(file: string, text: string): Policy {
   const answer = cedar.policyToJson(text);
   if (answer.type === 'failure') throw new PolicySetError(`${file}: ${messages(answer.errors)}`);
   const { annotations, effect, action } = answer.json;
-  const { id, reason } = annotations ?? {};
+  const { id, reason, observe } = annotations ?? {};
   if (!id || !reason) {
     throw new PolicySetError(`${file}: every policy needs @id("…") and @reason("…"): ${text.slice(0, 80)}`);
   }
-  return { id, reason, file, effect, actions: actionsOf(action) };
+  // A misspelt one would turn into a key that is given where it must not be.
+  if (observe !== undefined && observe !== 'refuse') {
+    throw new PolicySetError(`${file}: ${id}: @observe takes "refuse" alone`);
+  }
+  return { id, reason, refusesInObserve: observe === 'refuse', file, effect, actions: actionsOf(action) };
 }
 
 function actionsOf(constraint: cedar.ActionConstraint): readonly string[] | null {

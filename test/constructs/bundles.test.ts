@@ -36,7 +36,13 @@ const SETTINGS = {
   IDENTITY_ISSUERS: 'aws',
 };
 
-const DECIDING: readonly FunctionName[] = ['observe-vm', 'issue-disk-keys', 'ingest-report'];
+const DECIDING: readonly FunctionName[] = [
+  'observe-vm',
+  'issue-disk-keys',
+  'ingest-report',
+  'release-disk-key',
+  'rotate-disk-key',
+];
 
 describe('the bundle', () => {
   test.each(FUNCTION_NAMES)(

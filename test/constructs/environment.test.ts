@@ -1,10 +1,14 @@
 import { describe, expect, test } from '@jest/globals';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
+import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
 import { readConfig as ingestReport } from '../../lambdas/ingest-report/config.ts';
 import { readConfig as issueChallenge } from '../../lambdas/issue-challenge/config.ts';
 import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/config.ts';
+import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
+import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
+import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
 import { readConfig as sweep } from '../../lambdas/sweep/config.ts';
 import { FUNCTION_NAMES, type FunctionName, synthesize } from './synthesized.ts';
 
@@ -17,6 +21,10 @@ const READ: Record<FunctionName, (environment: Record<string, string>) => object
   'apply-isolation': applyIsolation,
   'issue-challenge': issueChallenge,
   'enrol-agent': enrolAgent,
+  'list-disks': listDisks,
+  'release-disk-key': releaseDiskKey,
+  'confirm-disk-key': confirmDiskKey,
+  'rotate-disk-key': rotateDiskKey,
   sweep,
 };
 

@@ -131,31 +131,42 @@ describe('disk keys and networks', () => {
     const both = allRoles.filter(({ powers }) => handlesDiskKeys(powers) && changesNetworks(powers));
     expect(both.map(({ role }) => role.id)).toEqual([]);
     // Neither half is empty, so the sentence above says something.
-    expect(allRoles.filter(({ powers }) => handlesDiskKeys(powers))).toHaveLength(1);
+    expect(allRoles.filter(({ powers }) => handlesDiskKeys(powers))).toHaveLength(3);
     expect(allRoles.filter(({ powers }) => changesNetworks(powers))).toHaveLength(1);
   });
 
-  test('no role decrypts or re-encrypts under the disk-key CMK', () => {
-    const unwrapping = allRoles
-      .flatMap(({ powers }) => powers)
-      .filter((statement) => touches(statement, stack.diskKey.id))
-      .flatMap((statement) => statement.actions);
-    expect(unwrapping).toEqual(['kms:GenerateDataKeyWithoutPlaintext']);
-  });
+  const onDiskKey = (name: FunctionName) =>
+    stack.powersOfFunction(name).filter((statement) => touches(statement, stack.diskKey.id));
 
-  test('a disk key is wrapped only with disk, generation and VM in its encryption context', () => {
-    const [wrap] = stack.powersOfFunction('issue-disk-keys').filter((s) => touches(s, stack.diskKey.id));
-    expect(wrap?.Condition).toEqual({
-      'ForAllValues:StringEquals': {
-        'kms:EncryptionContextKeys': ['casemate:disk', 'casemate:generation', 'casemate:vm'],
-      },
-      Null: {
-        'kms:EncryptionContext:casemate:disk': 'false',
-        'kms:EncryptionContext:casemate:generation': 'false',
-        'kms:EncryptionContext:casemate:vm': 'false',
-      },
+  test('one function unwraps under the disk-key CMK, and each does one thing with it', () => {
+    const does = Object.fromEntries(
+      FUNCTION_NAMES.map((name) => [name, actionsOf(onDiskKey(name))] as const).filter(
+        ([, actions]) => actions.length > 0,
+      ),
+    );
+    expect(does).toEqual({
+      'issue-disk-keys': ['kms:GenerateDataKeyWithoutPlaintext'],
+      'rotate-disk-key': ['kms:GenerateDataKeyWithoutPlaintext'],
+      'release-disk-key': ['kms:Decrypt'],
     });
   });
+
+  test.each(['issue-disk-keys', 'rotate-disk-key', 'release-disk-key'] as const)(
+    '%s uses it only with disk, generation and VM in the encryption context',
+    (name) => {
+      const [use] = onDiskKey(name);
+      expect(use?.Condition).toEqual({
+        'ForAllValues:StringEquals': {
+          'kms:EncryptionContextKeys': ['casemate:disk', 'casemate:generation', 'casemate:vm'],
+        },
+        Null: {
+          'kms:EncryptionContext:casemate:disk': 'false',
+          'kms:EncryptionContext:casemate:generation': 'false',
+          'kms:EncryptionContext:casemate:vm': 'false',
+        },
+      });
+    },
+  );
 
   test('security groups can be changed only where Casemate made them, and never opened inbound', () => {
     const powers = stack.powersOfFunction('apply-isolation');
@@ -203,6 +214,25 @@ describe('the kinds of the state table', () => {
     'enrol-agent': {
       BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],
       PutItem: ['enrol'],
+      UpdateItem: ['nonce'],
+    },
+    'list-disks': {
+      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce', 'release', 'operator'],
+      UpdateItem: ['nonce'],
+    },
+    'release-disk-key': {
+      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce', 'posture', 'isolation', 'operator', 'release'],
+      PutItem: ['release'],
+      UpdateItem: ['nonce'],
+    },
+    'confirm-disk-key': {
+      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],
+      PutItem: ['disk'],
+      UpdateItem: ['nonce'],
+    },
+    'rotate-disk-key': {
+      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],
+      PutItem: ['disk'],
       UpdateItem: ['nonce'],
     },
   };
@@ -268,6 +298,9 @@ describe('the bus and the queues', () => {
       'ingest-report': ['Posture Changed', 'Report Refused'],
       'apply-isolation': ['Isolation Changed'],
       'enrol-agent': ['Enrolment Refused'],
+      'release-disk-key': ['Key Release Decided'],
+      'confirm-disk-key': ['Disk Key Retired'],
+      'rotate-disk-key': ['Disk Key Issued'],
     });
   });
 

@@ -99,6 +99,10 @@ export const FUNCTIONS = {
   'apply-isolation': 'ApplyIsolation',
   'issue-challenge': 'IssueChallenge',
   'enrol-agent': 'EnrolAgent',
+  'list-disks': 'ListDisks',
+  'release-disk-key': 'ReleaseDiskKey',
+  'confirm-disk-key': 'ConfirmDiskKey',
+  'rotate-disk-key': 'RotateDiskKey',
   sweep: 'Sweep',
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;

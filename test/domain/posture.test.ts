@@ -25,6 +25,7 @@ const decided = (allowed: boolean, reason: string, errors: string[] = []): Polic
   reasons: [reason],
   policies: allowed ? ['some.policy'] : [],
   errors,
+  postureAlone: false,
 });
 
 /** A policy that answers the two questions as told, and notes what it was asked. */

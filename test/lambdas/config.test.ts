@@ -1,16 +1,21 @@
 import { describe, expect, test } from '@jest/globals';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
+import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
 import { EnvironmentError } from '../../lambdas/environment.ts';
 import { readConfig as ingestReport } from '../../lambdas/ingest-report/config.ts';
 import { readConfig as issueChallenge } from '../../lambdas/issue-challenge/config.ts';
 import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/config.ts';
+import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
+import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
+import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
 import { readConfig as sweep } from '../../lambdas/sweep/config.ts';
 
 type Environment = Record<string, string>;
 const common = { TABLE_NAME: 'state', AWS_REGION: 'eu-west-1' };
 const queueDriven = { ...common, BUS_NAME: 'casemate', REJECTED_QUEUE_URL: 'https://sqs.example/rejected' };
+const agentApi = { ...common, API_ORIGIN: 'https://api.example', CALLER_IDENTITY: 'iam' };
 const egress = { kind: 'endpoints', securityGroupIds: ['sg-00000001'], prefixListIds: ['pl-00000001'] };
 
 const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => object, Environment])[] = [
@@ -48,6 +53,24 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
       IDENTITY_ISSUERS: 'aws',
     },
   ],
+  ['list-disks', listDisks, { ...agentApi, MODE: 'observe', RECOVERY_PUBLIC_KEY: 'MIIC' }],
+  [
+    'release-disk-key',
+    releaseDiskKey,
+    {
+      ...agentApi,
+      BUS_NAME: 'casemate',
+      DISK_KEY_ID: 'arn:aws:kms:eu-west-1:123456789012:key/k',
+      MODE: 'observe',
+      EVIDENCE_MAX_AGE_SECONDS: '3600',
+    },
+  ],
+  ['confirm-disk-key', confirmDiskKey, { ...agentApi, BUS_NAME: 'casemate' }],
+  [
+    'rotate-disk-key',
+    rotateDiskKey,
+    { ...agentApi, BUS_NAME: 'casemate', DISK_KEY_ID: 'arn:aws:kms:eu-west-1:123456789012:key/k' },
+  ],
 ];
 
 /** The variables that an error names, in its own words. */
@@ -64,8 +87,8 @@ function named(read: () => object): string[] {
   }
   return [];
 }
-/** Has a default. */
-const OPTIONAL = new Set(['REPORT_MAX_AGE_SECONDS', 'EVIDENCE_MAX_AGE_SECONDS']);
+/** Has a default, or may be missing. */
+const OPTIONAL = new Set(['REPORT_MAX_AGE_SECONDS', 'EVIDENCE_MAX_AGE_SECONDS', 'RECOVERY_PUBLIC_KEY']);
 
 describe.each(FUNCTIONS)('the settings of %s', (_, read, good) => {
   test('are read into an object that nothing can change', () => {

@@ -43,6 +43,9 @@ const release = (said: Said = {}, overrides: object = {}) => ({
   verdict: 'compliant',
   profile: 'workload',
   isolated: true,
+  mode: 'enforce',
+  held: false,
+  contained: false,
   ...overrides,
 });
 

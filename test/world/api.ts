@@ -2,15 +2,19 @@ import type { KeyObject } from 'node:crypto';
 import { randomBytes } from 'node:crypto';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { createIdentityIssuer, type IdentityIssuer } from '../../bin/local/identity-issuer.ts';
+import { createHandler as confirmDiskKey } from '../../lambdas/confirm-disk-key/handler.ts';
 import { createHandler as enrolAgent } from '../../lambdas/enrol-agent/handler.ts';
 import { createHandler as issueChallenge } from '../../lambdas/issue-challenge/handler.ts';
+import { createHandler as listDisks } from '../../lambdas/list-disks/handler.ts';
+import { createHandler as releaseDiskKey } from '../../lambdas/release-disk-key/handler.ts';
+import { createHandler as rotateDiskKey } from '../../lambdas/rotate-disk-key/handler.ts';
 import type { CallerIdentity } from '../../lib/domain/caller.ts';
 import { signAsAgent } from '../../lib/domain/signature.ts';
 import { type Purpose, signedBytes } from '../../lib/domain/transcript.ts';
 import type { TestAgent } from './agent.ts';
 import { ACCOUNT, REGION } from './ec2.ts';
 import { apiRequest, CONTEXT } from './recorded.ts';
-import { API_ORIGIN, type World } from './world.ts';
+import { API_ORIGIN, DISK_KEY_ID, type World } from './world.ts';
 
 /** A whole identity document. */
 export const identityOf = (overrides: object, now: Date): object => ({
@@ -41,10 +45,11 @@ export const issuer = (): Promise<IdentityIssuer> => {
 
 export interface ApiAnswer {
   readonly status: number;
-  readonly body: Record<string, string>;
+  // biome-ignore lint/suspicious/noExplicitAny: an answer is any JSON; tests say what they expect of it
+  readonly body: Record<string, any>;
 }
 
-/** The API's two functions over the world's table and bus, called with whole API Gateway requests. */
+/** The API's functions over the world's table and bus, called with whole API Gateway requests. */
 export async function createApi(
   world: World,
   callerIdentity: CallerIdentity = 'embedded',
@@ -52,6 +57,9 @@ export async function createApi(
 ) {
   const { certificatePem, issue } = await issuer();
   const common = { ...world.common(), callerIdentity };
+  const signed = { ...common, apiOrigin: origin };
+  const keys = { ...signed, kms: world.kms, diskKeyId: DISK_KEY_ID };
+  const { mode } = world;
   const functions = {
     '/challenges': issueChallenge({ ...common, randomBytes }),
     '/enrolments': enrolAgent({
@@ -60,18 +68,22 @@ export async function createApi(
       issuers: new Map([[REGION, [certificatePem]]]),
       region: REGION,
     }),
+    '/disks': listDisks({ ...signed, mode, recoveryPublicKey: null }),
+    '/releases': releaseDiskKey({ ...keys, mode, evidenceMaxAgeSeconds: 7200 }),
+    '/confirmations': confirmDiskKey(signed),
+    '/rotations': rotateDiskKey(keys),
   };
   const send = async (event: APIGatewayProxyEvent): Promise<ApiAnswer> => {
     const answer = await functions[event.path as keyof typeof functions](event, CONTEXT);
-    return { status: answer.statusCode, body: JSON.parse(answer.body) as Record<string, string> };
+    return { status: answer.statusCode, body: JSON.parse(answer.body) as ApiAnswer['body'] };
   };
   const call = (
     path: keyof typeof functions,
     body: unknown,
     caller: Parameters<typeof apiRequest>[0] = 'instance',
   ) => send(apiRequest(caller, path, body));
-  const challenge = async (instanceId: string): Promise<string> =>
-    (await call('/challenges', { instanceId, purpose: 'enrol' })).body['nonce'] ?? '';
+  const challenge = async (instanceId: string, purpose: Purpose = 'enrol'): Promise<string> =>
+    (await call('/challenges', { instanceId, purpose })).body['nonce'] ?? '';
 
   /** A body for /enrolments, right in every part unless told otherwise. */
   const enrolment = async (

@@ -35,6 +35,7 @@ export interface WorldVm {
     readonly device: string;
     readonly snapshotId?: string;
     readonly multiAttach?: boolean;
+    readonly tags?: Record<string, string>;
   }[];
 }
 
@@ -108,6 +109,7 @@ export function fakeEc2(effects: Effects) {
             Size: 8,
             SnapshotId: v.snapshotId ?? '',
             MultiAttachEnabled: v.multiAttach ?? false,
+            Tags: Object.entries(v.tags ?? {}).map(([Key, Value]) => ({ Key, Value })),
             Attachments: [{ InstanceId: vm.id, Device: v.device }],
           })),
         ),

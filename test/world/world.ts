@@ -3,7 +3,6 @@ import { readFileSync } from 'node:fs';
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics } from '@aws-lambda-powertools/metrics';
 import { EventBridgeClient, PutEventsCommand } from '@aws-sdk/client-eventbridge';
-import { GenerateDataKeyWithoutPlaintextCommand, KMSClient } from '@aws-sdk/client-kms';
 import { SendMessageBatchCommand, SendMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import type { Context, SQSBatchResponse, SQSEvent, SQSRecord } from 'aws-lambda';
 import { createHandler as applyIsolation } from '../../lambdas/apply-isolation/handler.ts';
@@ -26,6 +25,7 @@ import {
 import { fakeDynamoDb } from './dynamodb.ts';
 import { type Ec2State, fakeEc2, REGION } from './ec2.ts';
 import { countEffects } from './effects.ts';
+import { fakeKms } from './kms.ts';
 
 export const QUEUES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
 export type QueueName = (typeof QUEUES)[number];
@@ -119,11 +119,11 @@ export function createWorld(
   const effects = countEffects();
   const ec2 = fakeEc2(effects);
   const dynamodb = fakeDynamoDb(effects);
+  const { client: kms, ...keys } = fakeKms(effects);
   const queues = new Map<QueueName, Message[]>(QUEUES.map((name) => [name, []]));
   const deadLetters: Message[] = [];
   const rejected: { readonly body: string; readonly reason: string }[] = [];
   const announced: { readonly detailType: string; readonly detail: Record<string, unknown> }[] = [];
-  const kmsContexts: Record<string, string>[] = [];
   const faults = new Set<Fault>();
   let between: Between = (_call, go) => go();
   const failing = <T extends { send: unknown }>(client: T): T => {
@@ -148,16 +148,6 @@ export function createWorld(
     const body = JSON.stringify({ id: `e-${++sequence}`, source, 'detail-type': detailType, detail });
     for (const queue of queuesFor(source, detailType)) enqueue(queue, body);
   };
-
-  const kms = clientOf(KMSClient);
-  kms.send = (async (command: unknown) => {
-    if (!(command instanceof GenerateDataKeyWithoutPlaintextCommand))
-      throw new Error('KMS here does not know it');
-    return effects.write('generate data key', () => {
-      kmsContexts.push(command.input.EncryptionContext ?? {});
-      return { CiphertextBlob: Buffer.from(`wrapped ${kmsContexts.length}`) };
-    });
-  }) as typeof kms.send;
 
   const eventbridge = clientOf(EventBridgeClient);
   eventbridge.send = (async (command: unknown) => {
@@ -221,7 +211,7 @@ export function createWorld(
     'issue-disk-keys': issueDiskKeys({
       ...common(),
       kms,
-      diskKeyId: 'arn:aws:kms:eu-west-1:123456789012:key/disk-keys',
+      diskKeyId: DISK_KEY_ID,
       randomUuid: () => {
         const hex = randomBytes(16).toString('hex');
         return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-8${hex.slice(17, 20)}-${hex.slice(20)}`;
@@ -302,7 +292,8 @@ export function createWorld(
     deadLetters,
     rejected,
     announced,
-    kmsContexts,
+    ...keys,
+    kms,
     handlers,
     functionsIn,
     /** Puts something between the functions and AWS, in place of what stood there before. */
@@ -319,6 +310,7 @@ export function createWorld(
         faults.delete(fault);
       };
     },
+    mode: options.mode ?? ('enforce' as const),
     emit,
     enqueue,
     deliver,
@@ -348,6 +340,8 @@ export type World = ReturnType<typeof createWorld>;
 function isSqsText(text: string): boolean {
   return /^[\t\n\r\u{20}-\u{D7FF}\u{E000}-\u{FFFD}\u{10000}-\u{10FFFF}]+$/u.test(text);
 }
+
+export const DISK_KEY_ID = 'arn:aws:kms:eu-west-1:123456789012:key/disk-keys';
 
 export const API_ORIGIN = 'https://api.casemate.example';
 

@@ -1,0 +1,5 @@
+import * as z from 'zod';
+import { agentApi, common, readEnvironment } from '../environment.ts';
+
+export const readConfig = (environment?: Record<string, string>) =>
+  readEnvironment({ ...common, ...agentApi, BUS_NAME: z.string().min(1) }, environment);

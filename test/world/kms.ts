@@ -1,0 +1,48 @@
+import { randomBytes } from 'node:crypto';
+import { DecryptCommand, GenerateDataKeyWithoutPlaintextCommand, KMSClient } from '@aws-sdk/client-kms';
+import { canonicalJson } from '../../lib/domain/vm.ts';
+import type { Effects } from './effects.ts';
+
+/** KMS at the edge of the client: data keys that unwrap under the context that they were wrapped with. */
+export function fakeKms(effects: Effects) {
+  const wrapped = new Map<string, { readonly key: Buffer; readonly context: string }>();
+  const kmsContexts: Record<string, string>[] = [];
+  const kmsCalls: string[] = [];
+  const client = Object.create(KMSClient.prototype) as KMSClient;
+
+  const send = async (command: unknown): Promise<unknown> => {
+    if (command instanceof GenerateDataKeyWithoutPlaintextCommand) {
+      return effects.write('generate data key', () => {
+        kmsCalls.push('GenerateDataKeyWithoutPlaintext');
+        const context = command.input.EncryptionContext ?? {};
+        kmsContexts.push(context);
+        const blob = Buffer.from(`wrapped ${kmsContexts.length}`);
+        wrapped.set(blob.toString('base64'), {
+          key: randomBytes(command.input.NumberOfBytes ?? 0),
+          context: canonicalJson(context),
+        });
+        return { CiphertextBlob: blob };
+      });
+    }
+    if (command instanceof DecryptCommand) {
+      return effects.write('decrypt', () => {
+        kmsCalls.push('Decrypt');
+        const { CiphertextBlob, EncryptionContext } = command.input;
+        const found = wrapped.get(Buffer.from(CiphertextBlob ?? []).toString('base64'));
+        if (!found || found.context !== canonicalJson(EncryptionContext ?? {}))
+          throw Object.assign(new Error('null'), { name: 'InvalidCiphertextException' });
+        return { Plaintext: new Uint8Array(found.key) };
+      });
+    }
+    throw new Error(`KMS here does not know ${(command as object).constructor.name}`);
+  };
+  client.send = send as typeof client.send;
+
+  return {
+    client,
+    kmsContexts,
+    kmsCalls,
+    /** What KMS would give for a wrapped key under its own context; undefined when it never wrapped it. */
+    plaintextOf: (wrappedKey: string): Buffer | undefined => wrapped.get(wrappedKey)?.key,
+  };
+}
