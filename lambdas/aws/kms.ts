@@ -1,4 +1,9 @@
-import { DecryptCommand, GenerateDataKeyWithoutPlaintextCommand, type KMSClient } from '@aws-sdk/client-kms';
+import {
+  DecryptCommand,
+  GenerateDataKeyWithoutPlaintextCommand,
+  InvalidCiphertextException,
+  type KMSClient,
+} from '@aws-sdk/client-kms';
 
 /** Two AES-256 keys, as aes-xts-plain64 takes. */
 const DISK_KEY_BYTES = 64;
@@ -6,6 +11,14 @@ const DISK_KEY_BYTES = 64;
 /** KMS answered without the ciphertext that was asked for. */
 export class KmsShapeError extends Error {
   override readonly name = 'KmsShapeError';
+}
+
+/**
+ * KMS refused to unwrap: the ciphertext is not what was wrapped under this encryption context. Not retryable:
+ * the row of the table is wrong, or was made wrong.
+ */
+export class UnwrapRefusedError extends Error {
+  override readonly name = 'UnwrapRefusedError';
 }
 
 /**
@@ -36,6 +49,7 @@ export async function generateWrappedKey(
  * one that the key was wrapped with.
  *
  * @returns the 64 bytes; the caller overwrites them when it has sealed them
+ * @throws UnwrapRefusedError
  */
 export async function unwrapKey(
   client: KMSClient,
@@ -43,13 +57,16 @@ export async function unwrapKey(
   wrappedKey: string,
   encryptionContext: Record<string, string>,
 ): Promise<Uint8Array> {
-  const answer = await client.send(
-    new DecryptCommand({
-      KeyId: keyId,
-      CiphertextBlob: Buffer.from(wrappedKey, 'base64'),
-      EncryptionContext: encryptionContext,
-    }),
-  );
+  const decrypt = new DecryptCommand({
+    KeyId: keyId,
+    CiphertextBlob: Buffer.from(wrappedKey, 'base64'),
+    EncryptionContext: encryptionContext,
+  });
+  const answer = await client.send(decrypt).catch((error: unknown) => {
+    if (error instanceof InvalidCiphertextException)
+      throw new UnwrapRefusedError('KMS does not unwrap the key under this context', { cause: error });
+    throw error;
+  });
   if (answer.Plaintext?.length !== DISK_KEY_BYTES) {
     answer.Plaintext?.fill(0);
     throw new KmsShapeError('Decrypt gave no disk key');

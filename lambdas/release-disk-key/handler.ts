@@ -17,7 +17,7 @@ import { cedarFacts, type PolicyEngine } from '../../lib/policy/engine.ts';
 import { type Answer, type ApiDeps, createApiHandler } from '../api-function.ts';
 import { getItems } from '../aws/dynamodb.ts';
 import type { Announce } from '../aws/eventbridge.ts';
-import { unwrapKey } from '../aws/kms.ts';
+import { UnwrapRefusedError, unwrapKey } from '../aws/kms.ts';
 import { readDisks } from '../disks.ts';
 import { readRecipientKey, seal } from '../sealing.ts';
 import { proveRequest, type SignedDeps } from '../signed-request.ts';
@@ -70,7 +70,17 @@ async function release(deps: Deps, request: ReleaseRequest): Promise<Answer> {
   // be unwrapped for the wrong VM.
   const context = encryptionContext(uuid, generation, instanceId);
   const { wrappedKey, escrows } = decision.generation;
-  const key = await unwrapKey(deps.kms, deps.diskKeyId, wrappedKey, context);
+  let key: Uint8Array;
+  try {
+    key = await unwrapKey(deps.kms, deps.diskKeyId, wrappedKey, context);
+  } catch (error) {
+    if (!(error instanceof UnwrapRefusedError)) throw error;
+    deps.logger.error('the stored key does not unwrap', { instanceId, disk: uuid, generation, error });
+    const found = refusal('KEY_NOT_UNWRAPPED');
+    await record(deps, request, found, proof.now);
+    await announce(deps, request, found, true);
+    return refused;
+  }
   try {
     const { enc, ciphertext } = await seal(recipient, proof.transcript, key);
     deps.metrics.addMetric('DiskKeyReleased', MetricUnit.Count, 1);

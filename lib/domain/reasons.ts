@@ -73,6 +73,8 @@ export const REASONS = {
   RELEASE_REFUSED: 'The key is not given now. An operator sees why: casemate explain.',
   RELEASED_IN_OBSERVE:
     'The key was given in observe mode although the posture refuses it; it is rotated once the VM is enforced.',
+  KEY_NOT_UNWRAPPED:
+    'KMS does not unwrap the stored key for this VM, disk and generation: the row of the table was changed.',
   EPHEMERAL_KEY_INVALID: 'The ephemeral key is not a point on P-256.',
   DISK_NOT_ATTACHED: 'EC2 shows no volume with this disk attached to the VM.',
   GENERATION_UNKNOWN: 'The disk has no key of this generation.',

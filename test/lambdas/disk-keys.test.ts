@@ -371,8 +371,13 @@ describe('a release is refused', () => {
       generations: [{ ...first, wrappedFor: other.id }],
     });
     set('disk#vol-b0000002', { disk });
-    await expect(diskAgent(api, thief).release(disk, 1)).rejects.toMatchObject({
-      name: 'InvalidCiphertextException',
+    await expect(diskAgent(api, thief).release(disk, 1)).resolves.toMatchObject({
+      status: 403,
+      body: { reason: 'RELEASE_REFUSED' },
+    });
+    expect(decisions().at(-1)).toMatchObject({ outcome: 'refused', reasons: ['KEY_NOT_UNWRAPPED'] });
+    expect(world.rows.get(`release#${other.id}`)).toMatchObject({
+      decisions: [{ outcome: 'refused', reasons: ['KEY_NOT_UNWRAPPED'] }, { outcome: 'released' }],
     });
   });
 

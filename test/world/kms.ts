@@ -1,5 +1,10 @@
 import { randomBytes } from 'node:crypto';
-import { DecryptCommand, GenerateDataKeyWithoutPlaintextCommand, KMSClient } from '@aws-sdk/client-kms';
+import {
+  DecryptCommand,
+  GenerateDataKeyWithoutPlaintextCommand,
+  InvalidCiphertextException,
+  KMSClient,
+} from '@aws-sdk/client-kms';
 import { canonicalJson } from '../../lib/domain/vm.ts';
 import type { Effects } from './effects.ts';
 
@@ -30,7 +35,7 @@ export function fakeKms(effects: Effects) {
         const { CiphertextBlob, EncryptionContext } = command.input;
         const found = wrapped.get(Buffer.from(CiphertextBlob ?? []).toString('base64'));
         if (!found || found.context !== canonicalJson(EncryptionContext ?? {}))
-          throw Object.assign(new Error('null'), { name: 'InvalidCiphertextException' });
+          throw new InvalidCiphertextException({ message: 'null', $metadata: {} });
         return { Plaintext: new Uint8Array(found.key) };
       });
     }
