@@ -10,7 +10,7 @@ import { basename, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
 import type { About } from './package/about.ts';
-import { bundleAgent } from './package/bundle.ts';
+import { bundleAgent, nodeLicence } from './package/bundle.ts';
 import { run, ToolMissingError } from './package/command.ts';
 import { contents, neededGlibc, strip } from './package/contents.ts';
 import { buildDeb } from './package/deb.ts';
@@ -104,7 +104,7 @@ async function main(): Promise<void> {
       glibc,
       epochSeconds: await sourceDate(),
     };
-    const files = contents(PROJECT, work, bundle);
+    const files = contents(PROJECT, work, bundle, await nodeLicence(work));
     const built: string[] = [];
     const builders = { deb: buildDeb, rpm: buildRpm };
     for (const format of options.only ? [options.only] : FORMATS) {

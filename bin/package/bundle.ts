@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { gunzipSync } from 'node:zlib';
 import { build } from 'esbuild';
+import { run } from './command.ts';
 
 export interface Bundle {
   readonly code: Uint8Array;
@@ -41,17 +41,26 @@ export async function bundleAgent(project: string): Promise<Bundle> {
   return { code: file.contents, packages: [...packages].sort() };
 }
 
+/**
+ * The licence of the Node that is packaged. `npm ci` leaves the program alone of the package that it comes in, so
+ * that package is taken out of npm's cache, or fetched, once more.
+ *
+ * @param work a folder for the archive
+ * @throws ToolError
+ */
+export async function nodeLicence(work: string): Promise<string> {
+  const name = `node-${process.platform}-${process.arch}@${process.versions.node}`;
+  const pack = ['pack', name, '--prefer-offline', '--silent', '--pack-destination', work];
+  const packed = await run('npm', pack, process.env); // npm's settings and certificates stand there
+  return run('tar', ['-xzOf', join(work, packed.trim()), 'package/LICENSE']);
+}
+
 /** The licences of everything that the packages carry: ours, Node's, and those of the bundled packages. */
-export function licences(project: string, bundle: Bundle): string {
+export function licences(project: string, bundle: Bundle, ofNode: string): string {
   const read = (...path: string[]) => readFileSync(join(project, ...path), 'utf8').trim();
   const parts = [
     ['Casemate', read('LICENSE')],
-    [
-      'Node.js (/usr/lib/casemate/bin/node)',
-      gunzipSync(readFileSync(join(project, 'packaging/licenses/node.txt.gz')))
-        .toString('utf8')
-        .trim(),
-    ],
+    ['Node.js (/usr/lib/casemate/bin/node)', ofNode.trim()],
     ...bundle.packages.map((folder) => {
       const about = JSON.parse(read(folder, 'package.json')) as Record<string, string>;
       const files = readdirSync(join(project, folder)).filter((name) => /^(licen[cs]e|notice)/i.test(name));

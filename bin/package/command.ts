@@ -15,7 +15,7 @@ export class ToolError extends Error {
 export async function run(
   tool: string,
   args: readonly string[],
-  environment: Readonly<Record<string, string>> = {},
+  environment: Readonly<Record<string, string | undefined>> = {},
 ): Promise<string> {
   try {
     const { stdout } = await promisify(execFile)(tool, args, {

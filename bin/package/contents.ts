@@ -12,8 +12,14 @@ const DOCUMENTATION = '/usr/share/doc/casemate-agent';
  * finds its addon in the same way.
  *
  * @param built folder with the stripped programs
+ * @param ofNode Node's licence
  */
-export function contents(project: string, built: string, bundle: Bundle): readonly PackagedFile[] {
+export function contents(
+  project: string,
+  built: string,
+  bundle: Bundle,
+  ofNode: string,
+): readonly PackagedFile[] {
   const ours = (...path: string[]) => readFileSync(join(project, ...path));
   const programs = (name: string) => readFileSync(join(built, name));
   const units = readdirSync(join(project, 'packaging/systemd')).sort();
@@ -37,7 +43,7 @@ export function contents(project: string, built: string, bundle: Bundle): readon
       };
     }),
     { path: `${DOCUMENTATION}/agent.md`, mode: 0o644, content: ours('docs/agent.md') },
-    { path: `${DOCUMENTATION}/copyright`, mode: 0o644, content: licences(project, bundle) },
+    { path: `${DOCUMENTATION}/copyright`, mode: 0o644, content: licences(project, bundle, ofNode) },
   ];
 }
 

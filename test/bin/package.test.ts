@@ -26,7 +26,8 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 function packaging(...args: string[]) {
   return spawnSync(process.execPath, ['--no-warnings', join(PROJECT, 'bin/package.ts'), ...args], {
     encoding: 'utf8',
-    env: { PATH: process.env['PATH'], HOME: folder, SOURCE_DATE_EPOCH: '1700000000' },
+    // npm finds its cache, registry and certificates in the environment.
+    env: { ...process.env, HOME: folder, SOURCE_DATE_EPOCH: '1700000000' },
   });
 }
 
