@@ -176,7 +176,7 @@ async function start(
     reasons: [...fence.reasons, ...plan.left.map((l) => l.reason)],
     mode: deps.mode,
     now: deps.now(),
-    applied: plan.changes.length === 0 && (before?.applied ?? false),
+    applied: isWhole(plan) && (before?.applied ?? false),
     interfaces:
       deps.mode === 'enforce' ? plan.records : notTaken(plan, before, ownGroups(interfaces, groupsOf)),
   });
@@ -225,6 +225,11 @@ async function withoutReturned(
     const still = (before ?? []).filter((id) => missing.has(id));
     return still.length > 0 ? { ...record, gone: still } : record;
   });
+}
+
+/** Nothing is to be changed, and nothing that Casemate may change is left as it should not be. */
+function isWhole(plan: IsolationPlan): boolean {
+  return plan.changes.length === 0 && plan.left.every((left) => left.reason === 'REQUESTER_MANAGED');
 }
 
 /** The groups of each VPC of a VM. A VPC where they could not be made fails its own interfaces alone. */

@@ -36,9 +36,9 @@ export function planSweep(
     const found = divergences(record, mode, now);
     if (found.length > 0) diverged.set(id, found);
     // The rules of the groups are put right when a fenced VM is looked at: one for each VPC.
-    const { vpcId } = record.vm.observation;
-    if (mode === 'enforce' && vpcId && record.isolation && record.isolation.profile !== 'workload') {
-      healers.set(vpcId, id);
+    // A VM can have interfaces in several.
+    if (mode === 'enforce' && record.isolation && record.isolation.profile !== 'workload') {
+      for (const { vpcId } of record.vm.observation.interfaces) healers.set(vpcId, id);
     }
     const ageSeconds = (now.getTime() - Date.parse(record.vm.firstSeenAt)) / 1000;
     if (ageSeconds > KEY_OVERDUE_SECONDS) overdueVolumes.push(...volumesWithoutKey(record));
