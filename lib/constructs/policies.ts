@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { createPolicyEngine, readPolicySources } from '../policy/engine.ts';
+import { compilePolicies, readPolicySources } from '../policy/compile.ts';
+import type { CompiledPolicies } from '../policy/engine.ts';
 
 /** The policies and their schema, as they are deployed. */
 export const POLICY_FOLDER = fileURLToPath(new URL('../../policies/', import.meta.url));
@@ -18,6 +19,6 @@ export const CEDAR_WASM = join(
  *
  * @throws PolicySetError naming the file and the fault
  */
-export function validatePolicies(folder: string = POLICY_FOLDER): void {
-  createPolicyEngine(readFileSync(CEDAR_WASM), readPolicySources(pathToFileURL(join(folder, '/'))));
+export function validatePolicies(folder: string = POLICY_FOLDER): CompiledPolicies {
+  return compilePolicies(readFileSync(CEDAR_WASM), readPolicySources(pathToFileURL(join(folder, '/'))));
 }
