@@ -22,6 +22,7 @@ export interface NativeSecureMemory {
   equals(bytes: Uint8Array): boolean;
   equalsMemory(other: NativeSecureMemory): boolean;
   writeTo(fd: number): void;
+  toPipe(): number;
   readFrom(fd: number): number;
   use<T>(callback: (view: Uint8Array<ArrayBuffer>) => T): T;
   release(): void;

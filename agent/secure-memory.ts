@@ -82,6 +82,15 @@ export class SecureMemory implements Disposable {
     guarded(() => this.#native.writeTo(fd));
   }
 
+  /**
+   * A pipe with all of it in it, closed for writing (at most 4096 bytes): the descriptor to read from, which goes to
+   * a child as `/dev/fd/N` and is then the caller's to close. A key never waits in a file, and the child needs no
+   * second process to feed it.
+   */
+  toPipe(): number {
+    return guarded(() => this.#native.toPipe());
+  }
+
   /** Reads a descriptor to its end, straight into the pages; the count. More than fits is an error. */
   readFrom(fd: number): number {
     return guarded(() => this.#native.readFrom(fd));

@@ -261,6 +261,17 @@ static napi_value write_to(napi_env env, napi_callback_info info) {
   return error == 0 ? undefined(env) : throw_errno(env, "CASEMATE_SECURE_MEMORY_IO", "writing", error);
 }
 
+/* toPipe(): the reading end of a pipe that holds all of it. */
+static napi_value to_pipe(napi_env env, napi_callback_info info) {
+  struct call call;
+  int fd;
+  napi_value value;
+  if (!begin(env, info, &call)) return NULL;
+  int error = cm_secure_pipe(call.memory, &fd);
+  if (error != 0) return throw_errno(env, "CASEMATE_SECURE_MEMORY_IO", error == EFBIG ? "more than a pipe holds" : "making a pipe", error);
+  return napi_create_int32(env, fd, &value) == napi_ok ? value : NULL;
+}
+
 /* readFrom(fd): until end of file; the count. */
 static napi_value read_from(napi_env env, napi_callback_info info) {
   struct call call;
@@ -332,7 +343,7 @@ static bool define_secure_memory(napi_env env, napi_value exports) {
       GETTER("size", get_size),           GETTER("backing", get_backing),     GETTER("address", get_address),
       METHOD("take", take),               METHOD("randomize", randomize),     METHOD("equals", equals),
       METHOD("equalsMemory", equals_memory), METHOD("writeTo", write_to),     METHOD("readFrom", read_from),
-      METHOD("use", use),                 METHOD("release", release),
+      METHOD("toPipe", to_pipe),          METHOD("use", use),                 METHOD("release", release),
   };
   napi_value constructor;
   return napi_define_class(env, "SecureMemory", NAPI_AUTO_LENGTH, construct, NULL, sizeof members / sizeof members[0], members, &constructor) == napi_ok &&

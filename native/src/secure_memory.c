@@ -1,6 +1,7 @@
 #include "casemate/secure_memory.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -169,6 +170,21 @@ int cm_secure_write(const struct cm_secure *memory, int fd, int timeout_ms) {
     }
   }
   return 0;
+}
+
+int cm_secure_pipe(const struct cm_secure *memory, int *fd) {
+  int ends[2];
+  /* pipe(7): a new pipe has at least one page, whatever pipe-user-pages-soft says. */
+  if (memory->size > 4096) return EFBIG;
+  if (pipe2(ends, O_CLOEXEC) != 0) return errno;
+  int error = cm_secure_write(memory, ends[1], 0);
+  (void)close(ends[1]);
+  if (error == 0) {
+    *fd = ends[0];
+  } else {
+    (void)close(ends[0]);
+  }
+  return error;
 }
 
 int cm_secure_read(struct cm_secure *memory, int fd, int timeout_ms, size_t *size) {

@@ -41,6 +41,10 @@ int cm_secure_randomize(struct cm_secure *memory);
 /* Writes all of it; waits up to timeout_ms for a descriptor that does not block. 0 or a positive errno. */
 int cm_secure_write(const struct cm_secure *memory, int fd, int timeout_ms);
 
+/* A new pipe that holds all of it and is closed for writing: its reading end, closed on exec, in *fd. EFBIG: more than
+ * a pipe takes without a reader. 0 or a positive errno. */
+int cm_secure_pipe(const struct cm_secure *memory, int *fd);
+
 /* Reads until full or end of file; the count in *size. More than fits is EFBIG. 0 or a positive errno. */
 int cm_secure_read(struct cm_secure *memory, int fd, int timeout_ms, size_t *size);
 
