@@ -87,6 +87,40 @@ export const REASONS = {
   WRITTEN_MEANWHILE: 'The disk was changed by another request at the same time; ask again.',
   ROTATION_LIMIT: 'The disk has as many generations as can be kept.',
   KEY_ROTATED: 'A newer generation was confirmed: this one retires.',
+  // Disks on the host
+  KEY_DOES_NOT_OPEN:
+    'No released generation opens the disk. Use the recovery key: casemate-agent disk recover.',
+  DEVICE_MISSING: 'No device of this machine is the volume: is it attached, and its driver loaded?',
+  DEVICE_NOT_BLANK:
+    'The device carries something already. To overwrite it: casemate-agent disk format --yes --replace NAME.',
+  DEVICE_NOT_BITLOCKER: 'The volume is to be a BitLocker volume and carries none.',
+  DEVICE_NOT_BY_SERIAL: 'The device is not known to be the volume by its NVMe serial: it is not formatted.',
+  DEVICE_TOO_SMALL: 'The device is too small for a LUKS header and data: it takes at least 32 MiB.',
+  DEVICE_FAILED: 'The device vanished, is in use, or fails to read or write: see the message and dmesg.',
+  VOLUME_FROM_SNAPSHOT: 'A volume made from a snapshot is not formatted without a human.',
+  DISK_BLANK_CONFIRMED:
+    'ALARM: the disk had a confirmed key and is blank now. It is not formatted. Was the volume swapped or wiped? Restore a snapshot, or the header backup.',
+  RECOVERY_KEY_WRONG:
+    'That is not the recovery key of the disk. An operator reads it with: casemate keys recover <disk>.',
+  BITLOCKER_SECRET_WRONG: 'That recovery password or startup key does not open the BitLocker volume.',
+  SECRET_NOT_ESCROWED: 'The BitLocker secret is not escrowed yet: casemate-agent disk escrow.',
+  DISK_BUSY: 'Another casemate-agent is working on the disks of this machine; try again when it is done.',
+  HEADER_UNREADABLE:
+    'The LUKS header is truncated or corrupted. Restore it from its backup in the header bucket.',
+  HEADER_OTHER_DISK: 'The LUKS header is of another disk than the one that this volume carries.',
+  HEADER_CIPHER: 'The LUKS header asks for another cipher than aes-xts-plain64: it was tampered with.',
+  HEADER_SEGMENTS: 'The LUKS header does not have exactly one plain data segment: it was tampered with.',
+  HEADER_REENCRYPTION:
+    'The LUKS header says that a re-encryption is under way that this agent did not start: it was tampered with.',
+  HEADER_REQUIREMENTS: 'The LUKS header has requirements or flags that this agent does not set.',
+  HEADER_GEOMETRY: 'The LUKS header has sizes or offsets that do not fit the device.',
+  HEADER_DIGEST: 'The digests of the LUKS header do not cover its data as they must.',
+  HEADER_KEYSLOTS: 'The LUKS header has keyslots that this agent does not try.',
+  HEADER_FOREIGN_TOKEN: 'The LUKS header carries a token that is not ours. If you put it there, remove it.',
+  MOUNT_POINT_REFUSED:
+    'The mount point is not below the mountPrefixes of the agent, not empty, or reached by a link.',
+  FILESYSTEM_REFUSED: 'The file system asked for is not one of ext4 and xfs.',
+  FILESYSTEM_UNEXPECTED: 'The opened disk carries no file system, or another one than its tag says.',
   // Operators
   OPERATOR_HOLD: 'An operator holds the keys of the VM back: casemate keys unhold.',
   OPERATOR_QUARANTINE: 'An operator contained the VM: casemate restore takes that back.',
