@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import * as z from 'zod';
-import { region } from '../lib/domain/ids.ts';
+import { region, volumeId } from '../lib/domain/ids.ts';
 
 /** The agent's configuration is missing or wrong. The message names every fault. */
 export class ConfigError extends Error {
@@ -30,10 +30,23 @@ export const configSchema = z.strictObject({
   evidenceIntervalSeconds: z.number().int().min(1).max(86_400).default(1800),
   /** Reports that wait while the bus is away; beyond it the oldest are dropped. */
   spoolMax: z.number().int().min(1).max(100_000).default(2000),
+  /** Copies of disk headers while they are judged and opened; on a tmpfs. */
+  runtimeDir: z.string().min(1).default('/run/casemate'),
+  /** Below which a volume's tag may have it mounted. */
+  mountPrefixes: z.array(z.string().regex(/^\/[^/]/)).default(['/mnt', '/srv', '/data', '/var/lib']),
+  /**
+   * Devices by volume id, where they are not found by their serial. A regular file stands for a device that this
+   * machine does not map: it is formatted, and its key proven, but nothing is mounted.
+   */
+  devices: z.record(volumeId, z.string().min(1)).default({}),
+  /** Tells the volume which sectors are free. It also tells whoever watches the volume. */
+  discards: z.boolean().default(false),
   /** A recorded machine to probe in place of this one. */
   machine: z.strictObject({ cpuidFile: z.string().optional(), root: z.string().optional() }).optional(),
 });
 export type AgentConfig = Readonly<z.infer<typeof configSchema>>;
+/** As the file has it: what it leaves out gets its default. */
+export type AgentSettings = z.input<typeof configSchema>;
 
 /** @throws ConfigError */
 export function readConfig(file: string): AgentConfig {

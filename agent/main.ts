@@ -1,40 +1,26 @@
-import { EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { Command } from 'commander';
-import { createApi, RefusedError } from './api.ts';
+import { RefusedError, UnreachableError } from './api.ts';
+import { assemble } from './assemble.ts';
 import { ConfigError, readConfig } from './config.ts';
+import { addDiskCommands } from './disks/command.ts';
 import { enrol } from './enrol.ts';
-import { loadOrCreateKey } from './key.ts';
 import { explain, log } from './log.ts';
-import { readIdentity } from './metadata.ts';
+import { MetadataError } from './metadata.ts';
 import { probe } from './probe.ts';
 import { drain, measure, readBootId } from './report.ts';
-import { type AgentParts, run } from './run.ts';
+import { run } from './run.ts';
 import { openSpool } from './spool.ts';
-import { openStateDir } from './state.ts';
 
 const DEFAULT_CONFIG = '/etc/casemate/agent.json';
-
-/** Puts the agent together; reads who this VM is. */
-async function assemble(configFile: string): Promise<AgentParts> {
-  const config = readConfig(configFile);
-  openStateDir(config.stateDir);
-  const identity = await readIdentity(config.metadataEndpoint);
-  const bus = new EventBridgeClient({ region: config.region, maxAttempts: 2 });
-  return {
-    config,
-    identity,
-    key: loadOrCreateKey(config.stateDir, identity.instanceId),
-    // One chain of credentials serves both: the instance's role.
-    api: createApi(config.apiUrl, config.region, bus.config.credentials),
-    bus,
-  };
-}
 
 const program = new Command('casemate-agent')
   .description('Measures this VM, proves who it is, and reports to Casemate')
   .version('0.1.0')
   .showHelpAfterError()
-  .addHelpText('after', '\nExit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration.')
+  .addHelpText(
+    'after',
+    '\nExit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, 75 unreachable.',
+  )
   .exitOverride((error) => {
     process.exit(error.exitCode === 0 ? 0 : 2);
   });
@@ -56,13 +42,13 @@ const withConfig = (name: string, description: string) =>
   program.command(name).description(description).option('--config <file>', 'configuration', DEFAULT_CONFIG);
 
 withConfig('enrol', 'enrol the key of this agent, once').action(async (options: { config: string }) => {
-  const parts = await assemble(options.config);
+  const parts = await assemble(readConfig(options.config));
   const status = await enrol(parts.api, parts.config, parts.identity, parts.key);
   log(`${parts.identity.instanceId}: ${status}`);
 });
 
 withConfig('report', 'measure once and report').action(async (options: { config: string }) => {
-  const parts = await assemble(options.config);
+  const parts = await assemble(readConfig(options.config));
   const spool = openSpool(parts.config.stateDir, parts.config.spoolMax);
   spool.add(measure(parts.config, parts.identity, readBootId(), new Date()));
   const sent = await drain(parts.bus, parts.config, parts.identity, parts.key, spool);
@@ -72,8 +58,10 @@ withConfig('report', 'measure once and report').action(async (options: { config:
 withConfig('run', 'enrol, then report at every interval').action(async (options: { config: string }) => {
   const stop = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
-  await run(await assemble(options.config), stop.signal);
+  await run(await assemble(readConfig(options.config)), stop.signal);
 });
+
+addDiskCommands(program, DEFAULT_CONFIG);
 
 try {
   await program.parseAsync();
@@ -81,5 +69,7 @@ try {
   log(`casemate-agent: ${explain(error)}`);
   if (error instanceof RefusedError)
     log('An operator can see the refusal with: casemate explain <instance id>');
-  process.exitCode = error instanceof ConfigError ? 2 : 1;
+  // sysexits.h EX_TEMPFAIL: nobody said no, and trying again may help.
+  const away = error instanceof UnreachableError || error instanceof MetadataError;
+  process.exitCode = error instanceof ConfigError ? 2 : away ? 75 : 1;
 }

@@ -1,7 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { type Api, RefusedError } from './api.ts';
+import { backoffMs } from './backoff.ts';
 import type { AgentConfig } from './config.ts';
+import { keepDisksOpen } from './disks/drive.ts';
+import { createDiskParts } from './disks/parts.ts';
+import { runTool } from './disks/tool.ts';
 import { enrol, isEnrolled } from './enrol.ts';
 import { canAttest, collectEvidence, SOURCES } from './evidence.ts';
 import type { AgentKey } from './key.ts';
@@ -18,21 +22,32 @@ export interface AgentParts {
   readonly bus: EventBridgeClient;
 }
 
-const BACKOFF_FIRST_MS = 500;
-const BACKOFF_MAX_MS = 60_000;
 /** A refusal is an operator's to lift: asked again now and then, not hammered. */
 const REFUSED_WAIT_MS = 5 * 60_000;
 
-/** Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ */
-export function backoffMs(attempt: number, random: () => number = Math.random): number {
-  return random() * Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 20));
+/**
+ * Enrols once, then measures and reports at every interval, and keeps the disks open, until stopped. A report does not
+ * wait for a disk that is being formatted, nor a disk for a bus that is away.
+ */
+export async function run(parts: AgentParts, stop: AbortSignal): Promise<void> {
+  try {
+    if (!isEnrolled(parts.config, parts.identity, parts.key)) await enrolUntilDone(parts, stop);
+    // One that fails ends the other, so that the process ends and is started again.
+    const failed = new AbortController();
+    const ending = AbortSignal.any([stop, failed.signal]);
+    const together = [
+      keepReporting(parts, ending),
+      keepDisksOpen(createDiskParts(parts, runTool, log), ending),
+    ].map((each) => each.finally(() => failed.abort()));
+    await Promise.all(together);
+  } catch (error) {
+    if (!stop.aborted) throw error;
+  }
 }
 
-/** Enrols once, then measures and reports at every interval until stopped. */
-export async function run(parts: AgentParts, stop: AbortSignal): Promise<void> {
+async function keepReporting(parts: AgentParts, stop: AbortSignal): Promise<void> {
   const { config, identity, key } = parts;
   try {
-    if (!isEnrolled(config, identity, key)) await enrolUntilDone(parts, stop);
     const bootId = readBootId();
     const spool = openSpool(config.stateDir, config.spoolMax);
     let failures = 0;

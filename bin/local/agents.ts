@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type EC2Client, type Instance, paginateDescribeInstances } from '@aws-sdk/client-ec2';
-import type { AgentConfig } from '../../agent/config.ts';
+import type { AgentSettings } from '../../agent/config.ts';
 import type { Outputs } from './deploy.ts';
 import { awsEnvironment, type Emulators, REGION } from './emulators.ts';
 import type { MetadataServer } from './metadata.ts';
@@ -80,7 +80,7 @@ function startAgent(surroundings: AgentSurroundings, id: string, machine: string
   mkdirSync(home, { recursive: true, mode: 0o700 });
   const root = join(home, 'machine');
   if (machine && !existsSync(root)) cpSync(join(MACHINES, machine), root, { recursive: true });
-  const config: Omit<AgentConfig, 'spoolMax' | 'evidenceIntervalSeconds'> = {
+  const config: AgentSettings = {
     region: REGION,
     // By path: `{api}.execute-api` names need not resolve on this machine.
     apiUrl: `${emulators.aws}/restapis/${outputs['ApiId']}/v1/_user_request_`,

@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import * as fc from 'fast-check';
+import { backoffMs } from '../../agent/backoff.ts';
 import { type AgentKey, loadOrCreateKey } from '../../agent/key.ts';
 import { BusError, drain, measure, readBootId, seal } from '../../agent/report.ts';
-import { backoffMs } from '../../agent/run.ts';
 import { openSpool, type Spool } from '../../agent/spool.ts';
 import { capabilityReportDetail, judgeReport, reportPayload } from '../../lib/domain/report.ts';
 import { BOOT } from '../world/agent.ts';

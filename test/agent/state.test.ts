@@ -218,8 +218,12 @@ describe('the configuration', () => {
       ...good,
       stateDir: '/var/lib/casemate',
       metadataEndpoint: 'http://169.254.169.254',
+      mountPrefixes: ['/mnt', '/srv', '/data', '/var/lib'],
       reportIntervalSeconds: 300,
+      devices: {},
+      discards: false,
       evidenceIntervalSeconds: 1800,
+      runtimeDir: '/run/casemate',
       spoolMax: 2000,
     });
     expect(Object.isFrozen(config)).toBe(true);

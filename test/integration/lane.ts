@@ -9,7 +9,7 @@ import {
 } from '@aws-sdk/client-ec2';
 import { PutEventsCommand } from '@aws-sdk/client-eventbridge';
 import { createApi, UnreachableError } from '../../agent/api.ts';
-import type { AgentConfig } from '../../agent/config.ts';
+import { type AgentConfig, configSchema } from '../../agent/config.ts';
 import { enrol } from '../../agent/enrol.ts';
 import { type AgentKey, loadOrCreateKey } from '../../agent/key.ts';
 import { seal } from '../../agent/report.ts';
@@ -76,7 +76,7 @@ export async function createLane(cloud: Cloud, plan: Partial<VmPlan> = {}, withi
 export function createAgent(cloud: Cloud, instanceId: string): TestAgent {
   const stateDir = join(cloud.folder, 'test-agents', `${instanceId}-${randomUUID()}`);
   mkdirSync(stateDir, { recursive: true });
-  const config: AgentConfig = {
+  const config = configSchema.parse({
     region: REGION,
     apiUrl: cloud.apiUrl,
     busName: cloud.outputs['BusName'] ?? '',
@@ -85,7 +85,7 @@ export function createAgent(cloud: Cloud, instanceId: string): TestAgent {
     reportIntervalSeconds: 300,
     evidenceIntervalSeconds: 1800,
     spoolMax: 10,
-  };
+  });
   const key = loadOrCreateKey(stateDir, instanceId);
   const identity = { instanceId, accountId: ACCOUNT, region: REGION };
   const bootId = randomUUID();
