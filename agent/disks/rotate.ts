@@ -41,11 +41,6 @@ export function planRotation(generations: Generations): RotationPlan | undefined
   return { from: active.generation, to: highest + 1, ask: true };
 }
 
-/** A rotation was confirmed, and keyslots that it replaces may be left. */
-export function leftBehind(parts: DiskParts, disk: string): boolean {
-  return isUnderWay(parts.config.stateDir, disk, 'rotating');
-}
-
 /**
  * Replaces access to a disk: a new generation into a keyslot of its own, proven by opening with it, then confirmed,
  * and only then every other keyslot removed, the old recovery key's too. Killed anywhere, the next call goes on: until
