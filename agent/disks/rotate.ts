@@ -12,7 +12,7 @@ import {
   readHeader,
 } from './keyslots.ts';
 import { isOpen, mappingName } from './mapping.ts';
-import { begin, end, isUnderWay } from './mark.ts';
+import { begin, end } from './mark.ts';
 import type { DiskOnDevice, DiskParts } from './parts.ts';
 import { confirmKey, releaseKey, requestRotation } from './pipeline.ts';
 import type { Progress } from './progress.ts';
