@@ -21,6 +21,7 @@ import { createHandler as issueDiskKeys } from '../lambdas/issue-disk-keys/handl
 import { createHandler as observeVm } from '../lambdas/observe-vm/handler.ts';
 import { defaultPolicies } from '../lib/domain/evidence/policy-file.ts';
 import { ACCOUNT, REGION } from '../test/world/ec2.ts';
+import { isolationSettings } from '../test/world/isolation.ts';
 import { API_ORIGIN, projectPolicies } from '../test/world/world.ts';
 import type { Message, QueueName, Request, Standing, Telling } from './cloud.ts';
 import type { DeployedFunction } from './deployed.ts';
@@ -271,8 +272,7 @@ function handlersOn(sending: Sending): Readonly<Record<QueueName, () => QueueHan
       applyIsolation({
         ...common('apply-isolation'),
         ec2: ec2Of('apply-isolation'),
-        mode: 'enforce',
-        probationEgress: { kind: 'https-anywhere' },
+        ...isolationSettings('enforce'),
       }),
   };
 }

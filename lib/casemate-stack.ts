@@ -23,6 +23,7 @@ export class CasemateStack extends Stack {
     const output = (name: string, value: string, description: string) =>
       new CfnOutput(this, name, { value, description });
     output('Mode', casemate.mode, 'observe plans; enforce also changes network interfaces');
+    output('EnforceShare', String(casemate.enforceShare), 'Of the VMs, the share that enforce counts for');
     output('TableName', casemate.state.table.tableName, 'The state table; kept when the stack is deleted');
     output('DiskKeyArn', casemate.keys.disks.keyArn, 'Wraps disk keys; kept when the stack is deleted');
     output('StateKeyArn', casemate.keys.state.keyArn, 'Encrypts the table; kept when the stack is deleted');

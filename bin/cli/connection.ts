@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { CloudFormationClient, DescribeStacksCommand } from '@aws-sdk/client-cloudformation';
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import * as z from 'zod';
-import { type Mode, mode } from '../../lib/domain/isolation.ts';
+import type { Enforcement } from '../../lib/domain/guard.ts';
+import { mode } from '../../lib/domain/isolation.ts';
 
 /** There is no deployment to talk to, or it cannot be reached; the message says what to do. */
 export class ConnectionError extends Error {
@@ -25,7 +26,7 @@ export const LOCAL_ENVIRONMENT = new URL('../../.local/environment.json', import
 export interface Connection {
   readonly dynamodb: DynamoDBClient;
   readonly tableName: string;
-  readonly mode: Mode;
+  readonly enforcement: Enforcement;
   readonly where: string;
   /** What a client of any other service is made with; of EC2 with `ec2`. */
   readonly client: ClientSettings;
@@ -73,10 +74,16 @@ function connection(to: Pick<Connection, 'client' | 'ec2' | 'outputs' | 'where'>
   const { outputs, where } = to;
   const tableName = outputs['TableName'];
   const parsed = mode.safeParse(outputs['Mode']);
+  const share = Number(outputs['EnforceShare'] ?? 1);
   if (!tableName || !parsed.success) {
     throw new ConnectionError(`${where} has no outputs TableName and Mode: is it a Casemate stack?`);
   }
-  return { ...to, dynamodb: new DynamoDBClient(to.client), tableName, mode: parsed.data };
+  return {
+    ...to,
+    dynamodb: new DynamoDBClient(to.client),
+    tableName,
+    enforcement: { mode: parsed.data, share },
+  };
 }
 
 export type LocalEnvironment = z.infer<typeof localEnvironment>;

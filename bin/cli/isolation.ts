@@ -1,16 +1,20 @@
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { EC2Client } from '@aws-sdk/client-ec2';
 import { type Command, Option } from 'commander';
 import { getItems } from '../../lambdas/aws/dynamodb.ts';
-import { findGroups, interfacesOf, missingGroups } from '../../lambdas/aws/ec2.ts';
+import { interfacesOf, missingGroups } from '../../lambdas/aws/ec2.ts';
+import { findGroups } from '../../lambdas/aws/security-groups.ts';
+import { modeFor } from '../../lib/domain/guard.ts';
 import { groupId, interfaceId } from '../../lib/domain/ids.ts';
 import {
   decideProfile,
   type InterfaceRecord,
   type IsolationItem,
   isolationItem,
-  ownGroups,
+  knownOf,
   type Profile,
   type ProfileFacts,
   planIsolation,
@@ -18,6 +22,15 @@ import {
 } from '../../lib/domain/isolation.ts';
 import { type OperatorItem, operatorItem } from '../../lib/domain/operator.ts';
 import { postureItem } from '../../lib/domain/posture.ts';
+import {
+  definitionFor,
+  groupsOfProfile,
+  type ProbationEgress,
+  type ProfileDefinition,
+  type Profiles,
+  parseProfiles,
+  tenantOf,
+} from '../../lib/domain/profiles.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
 import { vmItem } from '../../lib/domain/vm.ts';
 import { type Connection, ConnectionError } from './connection.ts';
@@ -29,6 +42,13 @@ import { UsageError } from './usage.ts';
 /** What was asked for is not so (yet). The message says what is left and what to do. */
 class NotDoneError extends Error {
   override readonly name = 'NotDoneError';
+}
+
+const PROFILES_FILE = fileURLToPath(new URL('../../policies/profiles.json', import.meta.url));
+
+/** @throws ProfilesError */
+function readProfiles(file: string): Profiles {
+  return parseProfiles(JSON.parse(readFileSync(file, 'utf8')), NO_ENDPOINTS);
 }
 
 interface WaitOptions {
@@ -76,7 +96,7 @@ export function addIsolationCommands(program: Command, connected: () => Promise<
     .option(
       '--groups <eni=sg,sg>',
       'what an interface gets that has no groups to be given back',
-      groupsOf,
+      groupsByInterface,
       {},
     )
     .option('--yes', 'do not ask: groups that were deleted meanwhile are left out')
@@ -93,11 +113,13 @@ export function addIsolationCommands(program: Command, connected: () => Promise<
     .description('show what would be done to a VM, call by call; nothing is changed')
     .argument('<instance>', 'instance id')
     .addOption(new Option('--profile <name>', 'as if it belonged there').choices(profileName.options))
+    .option('--profiles <file>', 'the profiles that were deployed', PROFILES_FILE)
     .option('--json', 'print one JSON document')
-    .action(async (id: string, options: { profile?: Profile; json?: boolean }) => {
+    .action(async (id: string, options: { profile?: Profile; profiles: string; json?: boolean }) => {
       requireInstanceId(id);
       const connection = await connected();
-      const planned = await plan(connection, await readFacts(connection, id), options.profile);
+      const profiles = readProfiles(options.profiles);
+      const planned = await plan(connection, await readFacts(connection, id), profiles, options.profile);
       if (options.json) {
         print(JSON.stringify(planned, null, 2));
         return;
@@ -135,13 +157,7 @@ async function restore(
   const ec2 = new EC2Client(connection.ec2);
   const records = isolation?.interfaces ?? [];
   const interfaces = (await interfacesOf(ec2, [id])).get(id) ?? [];
-  const ours = ownGroups(
-    interfaces,
-    await groupsIn(
-      ec2,
-      interfaces.map((eni) => eni.vpcId),
-    ),
-  );
+  const ours = await findGroups(ec2, [...new Set(interfaces.map((eni) => eni.vpcId))]);
   const missing = new Set(await missingGroups(ec2, [...records.flatMap((r) => r.originals ?? [])]));
   const workloadGroups: Record<string, string[]> = { ...operator?.workloadGroups };
   for (const [eni, groups] of Object.entries(options.groups)) {
@@ -150,7 +166,7 @@ async function restore(
     if (record.originals?.length && !record.originals.some((group) => missing.has(group))) {
       throw new UsageError(`${eni} has groups to be given back: ${record.originals.join(' ')}`);
     }
-    const own = groups.filter((group) => ours.has(group));
+    const own = groups.filter((group) => ours.isOwn(group));
     if (own.length > 0) throw new UsageError(`${own.join(' ')}: a group of Casemate's own opens nothing`);
     const unknown = await missingGroups(ec2, groups);
     if (unknown.length > 0) throw new UsageError(`${unknown.join(' ')}: there is no such group`);
@@ -235,33 +251,54 @@ interface PlannedCall {
   readonly parameters: Readonly<Record<string, unknown>>;
 }
 
-async function plan(connection: Connection, facts: ProfileFacts, as: Profile | undefined) {
+async function plan(
+  connection: Connection,
+  facts: ProfileFacts,
+  profiles: Profiles,
+  as: Profile | undefined,
+) {
   const id = facts.vm.observation.instanceId;
   const decided = decideProfile(facts, new Date());
   const profile = as ?? (decided.kind === 'fence' ? decided.profile : null);
-  const shown = { instanceId: id, profile, mode: connection.mode };
+  const by = decided.kind === 'fence' ? decided.by : 'policy';
+  const mode = modeFor(connection.enforcement, { instanceId: id, by, isolation: facts.isolation });
+  const shown = { instanceId: id, profile, mode };
   if (profile === null) {
     return { ...shown, reasons: decided.kind === 'fence' ? [] : [decided.reason], left: [], calls: [] };
   }
   const ec2 = new EC2Client(connection.ec2);
   const interfaces = (await interfacesOf(ec2, [id])).get(id) ?? [];
   const vpcs = [...new Set(interfaces.map((eni) => eni.vpcId))];
-  const groups = await groupsIn(ec2, vpcs);
-  const { changes, left } = planIsolation(
-    profile,
-    interfaces,
-    facts.isolation?.interfaces ?? [],
-    groups,
-    facts.operator?.workloadGroups,
+  const groups = await findGroups(ec2, vpcs);
+  const { tags } = facts.vm.observation;
+  const { tenant } = tenantOf(tags, facts.isolation?.tenant, facts.operator?.tenant?.tenant);
+  const definition = definitionFor(profiles, profile, facts.vm.observation, tenant);
+  const specs = groupsOfProfile(
+    definition,
+    profiles.profiles[definition] as ProfileDefinition,
+    tenant,
+    profiles.limits,
+    NO_ENDPOINTS,
   );
   // Where a group does not exist yet, its name stands for its id.
-  const made = vpcs.flatMap((vpcId) =>
-    Object.values(groups(vpcId) ?? {})
-      .filter((group) => !groupId.safeParse(group).success)
+  const { changes, left } = planIsolation(
+    {
+      kind: specs.length === 0 ? 'originals' : 'groups',
+      profile,
+      groupsIn: (vpcId) => specs.map(({ name }) => groups.idOf(vpcId, name) ?? name),
+      isOwn: (group) => groups.isOwn(group),
+    },
+    interfaces,
+    knownOf(facts.isolation, { profile, definition }),
+    { now: new Date(), ...(facts.operator?.workloadGroups ? { named: facts.operator.workloadGroups } : {}) },
+  );
+  const made = vpcs.flatMap((VpcId) =>
+    specs
+      .filter(({ name }) => groups.idOf(VpcId, name) === undefined)
       .map(
-        (GroupName): PlannedCall => ({
+        ({ name: GroupName }): PlannedCall => ({
           call: 'ec2:CreateSecurityGroup',
-          parameters: { GroupName, VpcId: vpcId },
+          parameters: { GroupName, VpcId },
         }),
       ),
   );
@@ -273,13 +310,11 @@ async function plan(connection: Connection, facts: ProfileFacts, as: Profile | u
     })),
   ];
   const reasons = as ? [] : decided.kind === 'fence' ? decided.reasons : [];
-  return { ...shown, reasons, left, calls };
+  return { ...shown, definition, reasons, left, calls };
 }
 
-async function groupsIn(ec2: EC2Client, vpcIds: readonly string[]) {
-  const groups = await findGroups(ec2, [...new Set(vpcIds)]);
-  return (vpcId: string) => groups.get(vpcId);
-}
+/** Which endpoints the rules name changes none of the calls that a plan shows. */
+const NO_ENDPOINTS: ProbationEgress = { kind: 'endpoints', securityGroupIds: [], prefixListIds: [] };
 
 /** What decides the profile of one VM. @throws ConnectionError when nobody observed it */
 async function readFacts(connection: Connection, id: string): Promise<ProfileFacts> {
@@ -370,7 +405,7 @@ function seconds(text: string): number {
 }
 
 /** `eni-…=sg-…,sg-…`, which can be given for several interfaces. */
-function groupsOf(text: string, before: Record<string, string[]>): Record<string, string[]> {
+function groupsByInterface(text: string, before: Record<string, string[]>): Record<string, string[]> {
   const [eni = '', list = '', ...more] = text.split('=');
   const groups = list.split(',');
   const fits = more.length === 0 && interfaceId.safeParse(eni).success;

@@ -63,7 +63,7 @@ program
     const record = await findVm(connection, id);
     const now = new Date();
     const view = viewOf(record, now);
-    const open = divergences(record, connection.mode, now);
+    const open = divergences(record, connection.enforcement, now);
     if (options.json) {
       print(JSON.stringify({ ...view, divergences: open, observation: record.vm.observation }, null, 2));
       return;

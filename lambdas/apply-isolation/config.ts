@@ -1,6 +1,22 @@
+import * as z from 'zod';
+import { guardSettings } from '../../lib/domain/guard.ts';
 import { mode } from '../../lib/domain/isolation.ts';
-import { probationEgress } from '../aws/ec2.ts';
+import { probationEgress } from '../../lib/domain/profiles.ts';
 import { json, queueDriven, readEnvironment } from '../environment.ts';
 
+const flag = z.enum(['true', 'false']).transform((text) => text === 'true');
+
 export const readConfig = (environment?: Record<string, string>) =>
-  readEnvironment({ ...queueDriven, MODE: mode, PROBATION_EGRESS: json(probationEgress) }, environment);
+  readEnvironment(
+    {
+      ...queueDriven,
+      MODE: mode,
+      ENFORCE_SHARE: z.coerce.number().gt(0).max(1),
+      PROBATION_EGRESS: json(probationEgress),
+      GUARDS: json(guardSettings),
+      CUT_TRACKED_FLOWS: flag,
+      DETACH_ELASTIC_IPS: flag,
+      OWN_QUEUE_URL: z.url(),
+    },
+    environment,
+  );

@@ -1,363 +1,286 @@
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
-import type { EC2Client } from '@aws-sdk/client-ec2';
+import * as z from 'zod';
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
 import { operatorDecided, postureChanged, SOURCE } from '../../lib/domain/events.ts';
+import { modeFor } from '../../lib/domain/guard.ts';
+import { instanceId } from '../../lib/domain/ids.ts';
 import {
-  type CasemateGroups,
+  DRIFT_REASONS,
   decideProfile,
-  type GroupsOf,
-  type InterfaceRecord,
   type IsolationItem,
-  type IsolationPlan,
   isolationItem,
-  type Mode,
-  nextIsolation,
-  ownGroups,
-  type Profile,
-  type ProfileDecision,
-  planIsolation,
-  settleIsolation,
-  type WorkloadGroups,
 } from '../../lib/domain/isolation.ts';
-import { type OperatorItem, operatorItem } from '../../lib/domain/operator.ts';
+import { operatorItem } from '../../lib/domain/operator.ts';
 import { postureItem } from '../../lib/domain/posture.ts';
-import { canonicalJson, type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
-import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
-import {
-  ensureGroups,
-  findGroups,
-  type GroupsByVpc,
-  interfacesOf,
-  missingGroups,
-  type ProbationEgress,
-  setInterfaceGroups,
-} from '../aws/ec2.ts';
-import type { Announce } from '../aws/eventbridge.ts';
-import { createQueueHandler, oncePerVm, type QueueDeps, type Work } from '../queue-function.ts';
+import { CUT_GROUP, type GroupSpec, tenantOf } from '../../lib/domain/profiles.ts';
+import { type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
+import { getItems } from '../aws/dynamodb.ts';
+import { interfacesOf } from '../aws/ec2.ts';
+import { ensureGroups, findGroups, type OwnGroups, removeUnused } from '../aws/security-groups.ts';
+import { createQueueHandler, oncePerVm, type Work } from '../queue-function.ts';
 import { parseVmChanged } from '../vm-changed.ts';
+import { beyondGroups, REDRIVE_DETAIL_TYPE, REDRIVE_SOURCE } from './beyond-groups.ts';
+import type { Deps } from './deps.ts';
+import {
+  commonSpecs,
+  differs,
+  type Fencing,
+  isUnsettled,
+  planOf,
+  type Started,
+  settle,
+  specsOf,
+  start,
+  type Targeted,
+  targeted,
+} from './fencing.ts';
+import { holdBack } from './hold-back.ts';
 
-export interface Deps extends QueueDeps {
-  readonly ec2: EC2Client;
-  readonly table: Table;
-  readonly announce: Announce;
-  readonly mode: Mode;
-  readonly probationEgress: ProbationEgress;
-  readonly now: () => Date;
-}
+export type { Deps } from './deps.ts';
 
 interface Occasion {
   readonly instanceId: string;
 }
 
-type Fence = Extract<ProfileDecision, { kind: 'fence' }>;
-
-/** A VM on its way to its profile: what is recorded of it, and what is to be done. */
-interface Fencing {
-  readonly instanceId: string;
-  readonly fence: Fence;
-  readonly groupsOf: GroupsOf;
-  readonly plan: IsolationPlan;
-  readonly item: IsolationItem;
-  /** As it was stored before this run. */
-  readonly before: IsolationItem | undefined;
-  readonly failures: readonly unknown[];
-  /** What an operator named for interfaces whose originals cannot be given back. */
-  readonly named: WorkloadGroups;
-  /** Originals that EC2 no longer has, by interface. */
-  readonly gone: ReadonlyMap<string, readonly string[]>;
-}
-
 /** Makes sure that every interface of a VM carries the groups of its isolation profile. */
 export function createHandler(deps: Deps) {
+  const tidied = new Map<string, number>();
   return createQueueHandler<Occasion>(deps, {
     name: 'apply-isolation',
     parse,
     async run(work) {
       const ids = [...new Set(work.map((item) => item.value.instanceId))];
-      const keys = (kind: string) => ids.map((id) => `${kind}#${id}`);
-      const [vms, postures, isolations, operators] = await Promise.all([
-        getItems(deps.table, keys('vm'), vmItem),
-        getItems(deps.table, keys('posture'), postureItem),
-        getItems(deps.table, keys('isolation'), isolationItem),
-        getItems(deps.table, keys('operator'), operatorItem),
-      ]);
-      const decided = await eachSettled(ids, (id) => {
-        const vm = vms.get(`vm#${id}`);
-        const facts = {
-          posture: postures.get(`posture#${id}`),
-          isolation: isolations.get(`isolation#${id}`),
-          operator: operators.get(`operator#${id}`),
-        };
-        return vm && decideProfile({ vm, ...facts }, deps.now());
-      });
-      const fences = new Map<string, Fence>();
-      for (const [id, result] of decided) {
-        if (result.status === 'fulfilled' && result.value?.kind === 'fence') fences.set(id, result.value);
+      const failed = new Map<string, unknown>();
+      const fencings = await decideAll(deps, ids, failed);
+      for (const [id, reason] of await holdBack(deps, fencings)) {
+        failed.set(id, reason);
+        fencings.delete(id);
       }
-      const interfaces = await interfacesOf(deps.ec2, [...fences.keys()]);
-      const vpcs = [...new Set([...interfaces.values()].flat().map((eni) => eni.vpcId))];
-      const groups = await groupsIn(deps, vpcs);
-
-      const started = await eachSettled(fences.keys(), (id) =>
-        start(deps, {
-          instanceId: id,
-          fence: fences.get(id),
-          interfaces: interfaces.get(id) ?? [],
-          groups,
-          before: isolations.get(`isolation#${id}`),
-          operator: operators.get(`operator#${id}`),
-        }),
+      const interfaces = new Map(await interfacesOf(deps.ec2, [...fencings.keys()]));
+      const groups = await groupsFor(deps, fencings, interfaces);
+      const targets = new Map<string, Targeted>();
+      for (const [id, fencing] of fencings) {
+        const own = interfaces.get(id) ?? [];
+        if (own.length > 0) targets.set(id, targeted(deps, fencing, own, groups));
+      }
+      // EC2 may answer with what was before: what looks like somebody else's change is looked at twice.
+      const drifted = [...targets].filter(([id, on]) => {
+        return on.mode === 'enforce' && planOf(deps, on, interfaces.get(id) ?? []).drift.length > 0;
+      });
+      if (drifted.length > 0) {
+        const again = await interfacesOf(
+          deps.ec2,
+          drifted.map(([id]) => id),
+        );
+        for (const [id, seen] of again) interfaces.set(id, seen);
+      }
+      const cutGroups = new Set(
+        groups.all.filter((group) => group.name === CUT_GROUP.name).map((group) => group.groupId),
+      );
+      const started = await eachSettled(targets, (id, on) =>
+        start(deps, on, interfaces.get(id) ?? [], cutGroups),
       );
       // One look serves all of the batch: what was changed is believed only when it was read back.
-      const changed = [...started].flatMap(([, result]) =>
-        result.status === 'fulfilled' &&
-        result.value &&
-        (result.value.plan.changes.length > 0 || result.value.item !== result.value.before)
-          ? [result.value]
-          : [],
+      const changed = [...started.values()].flatMap((result) =>
+        result.status === 'fulfilled' && isChanged(result.value) ? [result.value] : [],
       );
-      const readBack = deps.mode === 'enforce' ? await readUntilSettled(deps.ec2, changed) : interfaces;
-      return oncePerVm(
+      const readBack = await readUntilSettled(deps, changed);
+      const outcomes = oncePerVm(
         work,
         (occasion) => [occasion.instanceId],
         async (id, items) => {
-          const decision = decided.get(id);
-          if (decision?.status === 'rejected') throw decision.reason;
+          if (failed.has(id)) throw failed.get(id);
           const result = started.get(id);
           if (!result) return;
           if (result.status === 'rejected') throw result.reason;
-          if (result.value)
-            await finish(deps, result.value, readBack.get(id) ?? interfaces.get(id) ?? [], items);
+          await finish(deps, result.value, readBack.get(id) ?? interfaces.get(id) ?? [], groups, items);
         },
       );
+      await Promise.allSettled(outcomes);
+      await tidy(deps, tidied, fencings, groups);
+      return outcomes;
     },
   });
 }
 
+const lookAgain = z.strictObject({ instanceId });
+
 function parse(event: Envelope): Parsed<Occasion> {
-  if (event.source === SOURCE && event['detail-type'] === 'Posture Changed')
-    return parseDetail(event, postureChanged);
-  if (event.source === SOURCE && event['detail-type'] === 'Operator Decided')
-    return parseDetail(event, operatorDecided);
+  const { source } = event;
+  const type = event['detail-type'];
+  if (source === REDRIVE_SOURCE && type === REDRIVE_DETAIL_TYPE) return parseDetail(event, lookAgain);
+  if (source === SOURCE && type === 'Posture Changed') return parseDetail(event, postureChanged);
+  if (source === SOURCE && type === 'Operator Decided') return parseDetail(event, operatorDecided);
   return parseVmChanged(event);
 }
 
-/** In observe mode nothing is made, so groups that do not exist yet stand in the plan by their names. */
-async function groupsIn(deps: Deps, vpcIds: readonly string[]): Promise<GroupsByVpc> {
-  if (deps.mode === 'enforce')
-    return ensureGroups(deps.ec2, vpcIds, deps.probationEgress, (fault) => {
-      deps.logger.error('probation is closed too far', { fault });
-    });
-  return findGroups(deps.ec2, vpcIds);
-}
-
-/** Records what is about to be done, then does it. Undefined when the VM has no interface. */
-async function start(
+/** Where each VM belongs. One whose items cannot be read fails alone. */
+async function decideAll(
   deps: Deps,
-  vm: {
-    readonly instanceId: string;
-    readonly fence: Fence | undefined;
-    readonly interfaces: readonly ObservedInterface[];
-    readonly groups: GroupsByVpc;
-    readonly before: IsolationItem | undefined;
-    readonly operator: OperatorItem | undefined;
-  },
-): Promise<Fencing | undefined> {
-  const { instanceId, fence, interfaces, before } = vm;
-  if (!fence || interfaces.length === 0) return undefined;
-  const failures: unknown[] = [];
-  const groupsOf = knownGroups(interfaces, vm.groups, failures);
-  const named = vm.operator?.workloadGroups ?? {};
-  const known = await withoutReturned(deps, fence.profile, before?.interfaces ?? []);
-  const plan = planIsolation(fence.profile, interfaces, known, groupsOf, named);
-  const planned = nextIsolation(before, {
-    instanceId,
-    profile: fence.profile,
-    reasons: [...fence.reasons, ...plan.left.map((l) => l.reason)],
-    mode: deps.mode,
-    now: deps.now(),
-    applied: isWhole(plan) && (before?.applied ?? false),
-    interfaces:
-      deps.mode === 'enforce' ? plan.records : notTaken(plan, before, ownGroups(interfaces, groupsOf)),
-  });
-  // Record before change: originals that were not stored before the swap are lost with a crash after it.
-  // The condition on the version also makes the second of two workers look again.
-  const item =
-    planned === before
-      ? before
-      : await putVersioned(deps.table, `isolation#${instanceId}`, before?.version, planned);
-  const gone = new Map<string, readonly string[]>();
-  if (deps.mode === 'enforce') {
-    // Every interface is tried: one that fails must not leave the others open.
-    const outcomes = await Promise.allSettled(
-      plan.changes.map((change) => setInterfaceGroups(deps.ec2, change.interfaceId, change.groups)),
-    );
-    for (const [i, outcome] of outcomes.entries()) {
-      const change = plan.changes[i];
-      if (outcome.status !== 'rejected' || !change) continue;
-      const missing = isGroupNotFound(outcome.reason) ? await missingGroups(deps.ec2, change.groups) : [];
-      // Trying again gives back no group that was deleted: it is recorded, and an operator has to say.
-      if (missing.length > 0) gone.set(change.interfaceId, missing);
-      else failures.push(outcome.reason);
-    }
-  }
-  return { instanceId, fence, groupsOf, named, plan, item, before, failures, gone };
-}
-
-/** EC2 says both, by whether the id was ever one of a group. */
-function isGroupNotFound(error: unknown): boolean {
-  return (
-    error instanceof Error &&
-    (error.name === 'InvalidGroup.NotFound' || error.name === 'InvalidSecurityGroupID.NotFound')
-  );
-}
-
-/** The records on the way to `workload`, with what is gone of their originals looked up again. */
-async function withoutReturned(
-  deps: Deps,
-  profile: Profile,
-  known: readonly InterfaceRecord[],
-): Promise<readonly InterfaceRecord[]> {
-  const gone = known.flatMap((record) => record.gone ?? []);
-  if (profile !== 'workload' || gone.length === 0) return known;
-  const missing = new Set(await missingGroups(deps.ec2, gone));
-  return known.map(({ gone: before, ...record }) => {
-    const still = (before ?? []).filter((id) => missing.has(id));
-    return still.length > 0 ? { ...record, gone: still } : record;
-  });
-}
-
-/** Nothing is to be changed, and nothing that Casemate may change is left as it should not be. */
-function isWhole(plan: IsolationPlan): boolean {
-  return plan.changes.length === 0 && plan.left.every((left) => left.reason === 'REQUESTER_MANAGED');
-}
-
-/** The groups of each VPC of a VM. A VPC where they could not be made fails its own interfaces alone. */
-function knownGroups(
-  interfaces: readonly ObservedInterface[],
-  groupsByVpc: GroupsByVpc,
-  failures: unknown[],
-): GroupsOf {
-  const groups = new Map<string, CasemateGroups | undefined>();
-  for (const vpcId of new Set(interfaces.map((eni) => eni.vpcId))) {
+  ids: readonly string[],
+  failed: Map<string, unknown>,
+): Promise<Map<string, Fencing>> {
+  const keys = (kind: string) => ids.map((id) => `${kind}#${id}`);
+  const [vms, postures, isolations, operators] = await Promise.all([
+    getItems(deps.table, keys('vm'), vmItem),
+    getItems(deps.table, keys('posture'), postureItem),
+    getItems(deps.table, keys('isolation'), isolationItem),
+    getItems(deps.table, keys('operator'), operatorItem),
+  ]);
+  const fencings = new Map<string, Fencing>();
+  for (const id of ids) {
     try {
-      groups.set(vpcId, groupsByVpc.get(vpcId));
-    } catch (fault) {
-      failures.push(fault); // thrown once everything that can be done is done
+      const vm = vms.get(`vm#${id}`);
+      if (!vm) continue;
+      const isolation = isolations.get(`isolation#${id}`);
+      const operator = operators.get(`operator#${id}`);
+      const posture = postures.get(`posture#${id}`);
+      const fence = decideProfile({ vm, posture, operator, isolation }, deps.now());
+      if (fence.kind === 'leave-alone') continue;
+      const { tenant, changed } = tenantOf(vm.observation.tags, isolation?.tenant, operator?.tenant?.tenant);
+      const mode = modeFor(deps.enforcement, { instanceId: id, by: fence.by, isolation });
+      fencings.set(id, { vm, fence, mode, tenant, tenantChanged: changed, operator, before: isolation });
+    } catch (error) {
+      failed.set(id, error);
     }
   }
-  return (vpcId) => groups.get(vpcId);
+  return fencings;
+}
+
+/** Makes the groups that VMs need where they are enforced. Where all are observed, nothing is made. */
+async function groupsFor(
+  deps: Deps,
+  fencings: ReadonlyMap<string, Fencing>,
+  interfaces: ReadonlyMap<string, readonly ObservedInterface[]>,
+): Promise<OwnGroups> {
+  const wanted = new Map<string, Map<string, GroupSpec>>();
+  const observed = new Set<string>();
+  for (const [id, fencing] of fencings) {
+    for (const { vpcId } of interfaces.get(id) ?? []) {
+      if (fencing.mode === 'observe') {
+        observed.add(vpcId);
+        continue;
+      }
+      const specs = wanted.get(vpcId) ?? new Map<string, GroupSpec>();
+      for (const spec of [...commonSpecs(deps), ...specsOf(deps, fencing)]) specs.set(spec.name, spec);
+      wanted.set(vpcId, specs);
+    }
+  }
+  const looked = [...observed].filter((vpcId) => !wanted.has(vpcId));
+  if (wanted.size === 0) return findGroups(deps.ec2, looked);
+  const [made, found] = await Promise.all([
+    ensureGroups(
+      deps.ec2,
+      new Map([...wanted].map(([vpcId, specs]) => [vpcId, [...specs.values()]])),
+      (fault) => deps.logger.error('a group is closed too far', { fault }),
+    ),
+    looked.length > 0 ? findGroups(deps.ec2, looked) : undefined,
+  ]);
+  if (!found) return made;
+  return {
+    all: [...made.all, ...found.all],
+    idOf: (vpcId, name) => (wanted.has(vpcId) ? made.idOf(vpcId, name) : found.idOf(vpcId, name)),
+    isOwn: (groupId) => made.isOwn(groupId) || found.isOwn(groupId),
+  };
+}
+
+function isChanged(started: Started): boolean {
+  return started.mode === 'enforce' && (started.plan.changes.length > 0 || started.item !== started.before);
 }
 
 const READ_BACK_WAITS_MS = [300, 900];
 
 /** EC2 may answer with what was before the change: it is asked again shortly before that is believed. */
 async function readUntilSettled(
-  ec2: EC2Client,
-  fencings: readonly Fencing[],
+  deps: Deps,
+  changed: readonly Started[],
 ): Promise<ReadonlyMap<string, readonly ObservedInterface[]>> {
-  const ids = fencings.map((fencing) => fencing.instanceId);
-  let readBack = await interfacesOf(ec2, ids);
+  const ids = changed.map((started) => started.vm.observation.instanceId);
+  let readBack = await interfacesOf(deps.ec2, ids);
   for (const waitMs of READ_BACK_WAITS_MS) {
-    const unsettled = fencings.some(
-      ({ instanceId, fence, item, groupsOf, named, failures, gone, plan }) =>
-        failures.length === 0 &&
-        gone.size === 0 &&
-        plan.left.length === 0 &&
-        !settleIsolation(fence.profile, item.interfaces, readBack.get(instanceId) ?? [], groupsOf, named)
-          .applied,
+    const unsettled = changed.some((started) =>
+      isUnsettled(started, readBack.get(started.vm.observation.instanceId) ?? []),
     );
     if (!unsettled) break;
     await new Promise((resolve) => setTimeout(resolve, waitMs));
-    readBack = await interfacesOf(ec2, ids);
+    readBack = await interfacesOf(deps.ec2, ids);
   }
   return readBack;
-}
-
-/**
- * In observe mode no interface is taken, so none has originals that it did not have before; and one that
- * somebody gave its groups back by hand has none any more, or the next `enforce` would overwrite what was
- * set since.
- */
-function notTaken(
-  plan: IsolationPlan,
-  before: IsolationItem | undefined,
-  own: ReadonlySet<string>,
-): IsolationPlan['records'] {
-  const known = new Map(before?.interfaces.map((record) => [record.id, record.originals]));
-  return plan.records.map((record) => ({
-    ...record,
-    originals: record.groups.some((group) => own.has(group)) ? (known.get(record.id) ?? null) : null,
-  }));
 }
 
 /** Stores what was read back, says so, and returns the message when an interface could not be changed. */
 async function finish(
   deps: Deps,
-  fencing: Fencing,
+  started: Started,
   readBack: readonly ObservedInterface[],
+  groups: OwnGroups,
   work: readonly Work<Occasion>[],
 ): Promise<void> {
-  const { instanceId, fence, item, before } = fencing;
-  let settled = item;
-  if (deps.mode === 'enforce') {
-    const planned = item.interfaces.map((record) => {
-      const gone = fencing.gone.get(record.id);
-      return gone ? { ...record, gone: [...gone] } : record;
-    });
-    const { records, applied } = settleIsolation(
-      fence.profile,
-      planned,
-      readBack,
-      fencing.groupsOf,
-      fencing.named,
+  const settled = await settle(deps, started, readBack);
+  const item = await beyondGroups(deps, started, settled, readBack, groups);
+  if (differs(item, started.before) || work.some((w) => w.redelivered)) await announce(deps, started, item);
+  if (started.failures.length > 0) throw started.failures[0];
+}
+
+async function announce(deps: Deps, started: Started, item: IsolationItem): Promise<void> {
+  deps.metrics.addMetric('IsolationChanged', MetricUnit.Count, 1);
+  const drift = new Set(started.plan.drift.map(({ action }) => action));
+  if (item.reasons.includes('DRIFT_FOUGHT')) deps.metrics.addMetric('DriftFought', MetricUnit.Count, 1);
+  await deps.announce({
+    detailType: 'Isolation Changed',
+    detail: {
+      schemaVersion: 1,
+      instanceId: item.instanceId,
+      at: deps.now().toISOString(),
+      profile: item.profile,
+      applied: item.applied,
+      mode: item.mode,
+      interfaces: item.interfaces.map(({ id, groups }) => ({ id, groups })),
+      reasons: [...new Set([...item.reasons, ...[...drift].map((action) => DRIFT_REASONS[action])])],
+    },
+  });
+}
+
+const TIDY_EVERY_MS = 10 * 60 * 1000;
+
+/** Removes groups of VPCs that no profile of a VM here needs and no interface carries, now and then. */
+async function tidy(
+  deps: Deps,
+  tidied: Map<string, number>,
+  fencings: ReadonlyMap<string, Fencing>,
+  groups: OwnGroups,
+): Promise<void> {
+  const now = deps.now().getTime();
+  const enforced = [...fencings.values()].filter((fencing) => fencing.mode === 'enforce');
+  const kept = new Set(
+    [...commonSpecs(deps), ...enforced.flatMap((fencing) => specsOf(deps, fencing))].map((s) => s.name),
+  );
+  const due = new Set(
+    enforced
+      .flatMap((fencing) => fencing.vm.observation.vpcId ?? [])
+      .filter((vpcId) => now - (tidied.get(vpcId) ?? 0) >= TIDY_EVERY_MS),
+  );
+  const spare = groups.all.filter((group) => due.has(group.vpcId) && !kept.has(group.name));
+  for (const vpcId of due) tidied.set(vpcId, now);
+  if (spare.length === 0) return;
+  try {
+    const removed = await removeUnused(
+      deps.ec2,
+      spare.map((group) => group.groupId),
     );
-    const next = nextIsolation(item, {
-      instanceId,
-      profile: fence.profile,
-      reasons: [
-        ...item.reasons,
-        ...(fencing.gone.size > 0 && !item.reasons.includes('ORIGINAL_GROUP_GONE')
-          ? ['ORIGINAL_GROUP_GONE']
-          : []),
-      ],
-      mode: deps.mode,
-      now: deps.now(),
-      applied,
-      interfaces: records,
-    });
-    if (next !== item)
-      settled = await putVersioned(deps.table, `isolation#${instanceId}`, item.version, next);
+    if (removed.length > 0) deps.logger.info('removed groups that nothing carries', { groupIds: removed });
+  } catch (error) {
+    // The VMs are where they belong; the next time is soon enough.
+    deps.logger.warn('could not remove groups that nothing carries', { error: error as Error });
   }
-  if (essence(settled) !== essence(before) || work.some((w) => w.redelivered)) {
-    deps.metrics.addMetric('IsolationChanged', MetricUnit.Count, 1);
-    await deps.announce({
-      detailType: 'Isolation Changed',
-      detail: {
-        schemaVersion: 1,
-        instanceId,
-        at: deps.now().toISOString(),
-        profile: settled.profile,
-        applied: settled.applied,
-        mode: settled.mode,
-        interfaces: settled.interfaces.map(({ id, groups }) => ({ id, groups })),
-        reasons: settled.reasons,
-      },
-    });
-  }
-  if (fencing.failures.length > 0) throw fencing.failures[0];
 }
 
-function essence(item: IsolationItem | undefined): string {
-  return item ? canonicalJson([item.profile, item.applied, item.mode, item.interfaces, item.reasons]) : '';
-}
-
-/** Runs for each key, and gives each its own outcome, also when it throws. */
-async function eachSettled<R>(
-  keys: Iterable<string>,
-  run: (key: string) => R | Promise<R>,
+/** Runs for each entry, and gives each its own outcome, also when it throws. */
+async function eachSettled<V, R>(
+  entries: ReadonlyMap<string, V>,
+  run: (key: string, value: V) => Promise<R>,
 ): Promise<ReadonlyMap<string, PromiseSettledResult<R>>> {
-  const all = [...keys];
-  const results = await Promise.allSettled(all.map(async (key) => run(key)));
-  return new Map(all.map((key, i) => [key, results[i] as PromiseSettledResult<R>]));
+  const all = [...entries];
+  const results = await Promise.allSettled(all.map(async ([key, value]) => run(key, value)));
+  return new Map(all.map(([key], i) => [key, results[i] as PromiseSettledResult<R>]));
 }

@@ -228,7 +228,7 @@ const SWEPT = [
   'pk version instanceId observation firstSeenAt managed leavingScope decision missingSince gone',
   'disk volumeId generations standing contradicted refusals verdict reasons policies validUntil decidedAt',
   'profile applied mode interfaces changedAt evidenceRefusal',
-  'quarantine hold leaveScope enrol workloadGroups',
+  'quarantine hold leaveScope enrol workloadGroups tenant drift steps definition',
 ].flatMap((line) => line.split(' '));
 
 /**

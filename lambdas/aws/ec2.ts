@@ -1,22 +1,19 @@
 import {
-  AuthorizeSecurityGroupEgressCommand,
-  CreateSecurityGroupCommand,
+  AssociateAddressCommand,
+  DescribeAddressesCommand,
+  DisassociateAddressCommand,
   type EC2Client,
   type Filter,
   type Instance,
-  type IpPermission,
   ModifyNetworkInterfaceAttributeCommand,
   paginateDescribeInstances,
   paginateDescribeNetworkInterfaces,
   paginateDescribeSecurityGroups,
   paginateDescribeVolumes,
-  RevokeSecurityGroupEgressCommand,
-  RevokeSecurityGroupIngressCommand,
-  type SecurityGroup,
   type Volume,
 } from '@aws-sdk/client-ec2';
 import * as z from 'zod';
-import type { CasemateGroups } from '../../lib/domain/isolation.ts';
+import type { ElasticIp } from '../../lib/domain/containment.ts';
 import { type Observation, type ObservedInterface, observation } from '../../lib/domain/vm.ts';
 
 /** A filter takes at most 200 values: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Filter.html */
@@ -91,10 +88,9 @@ export async function instancesOfInterfaces(
 /** Ids of every instance that EC2 shows and that is not terminated. */
 export async function listLiveInstanceIds(client: EC2Client): Promise<readonly string[]> {
   const ids: string[] = [];
-  const states = ['pending', 'running', 'stopping', 'stopped', 'shutting-down'];
   const pages = paginateDescribeInstances(
     { client, pageSize: 1000 },
-    { Filters: [{ Name: 'instance-state-name', Values: states }] },
+    { Filters: [{ Name: 'instance-state-name', Values: LIVE_STATE_NAMES }] },
   );
   for await (const page of pages) {
     for (const reservation of page.Reservations ?? []) {
@@ -105,6 +101,36 @@ export async function listLiveInstanceIds(client: EC2Client): Promise<readonly s
   }
   return ids;
 }
+
+/** How many VMs of a scope (`vpc/…`, `asg/…`, `tenant/…`) EC2 shows that are not terminated. */
+export async function countVms(client: EC2Client, scope: string): Promise<number> {
+  const slash = scope.indexOf('/');
+  const [kind, name] = [scope.slice(0, slash), scope.slice(slash + 1)];
+  const filterName = SCOPE_FILTERS[kind];
+  if (!filterName) throw new RangeError(`${scope}: no such scope`);
+  let count = 0;
+  const pages = paginateDescribeInstances(
+    { client, pageSize: 1000 },
+    {
+      Filters: [
+        { Name: filterName, Values: [name] },
+        { Name: 'instance-state-name', Values: LIVE_STATE_NAMES },
+      ],
+    },
+  );
+  for await (const page of pages) {
+    for (const reservation of page.Reservations ?? []) count += reservation.Instances?.length ?? 0;
+  }
+  return count;
+}
+
+const SCOPE_FILTERS: Readonly<Record<string, string>> = {
+  vpc: 'vpc-id',
+  asg: 'tag:aws:autoscaling:groupName',
+  tenant: 'tag:casemate:tenant',
+};
+
+const LIVE_STATE_NAMES = ['pending', 'running', 'stopping', 'stopped', 'shutting-down'];
 
 async function describeInstances(
   client: EC2Client,
@@ -232,6 +258,61 @@ export async function interfacesOf(
   return byInstance;
 }
 
+/** The Elastic IP addresses on VMs, and these, wherever they are. One that was released is absent. */
+export async function elasticIps(
+  client: EC2Client,
+  of: { readonly instanceId: string; readonly allocationIds: readonly string[] },
+): Promise<readonly ElasticIp[]> {
+  const lookups = [
+    { Name: 'instance-id', Values: [of.instanceId] },
+    ...filters('allocation-id', of.allocationIds),
+  ];
+  const found = new Map<string, ElasticIp>();
+  for (const filter of lookups) {
+    const { Addresses = [] } = await client.send(new DescribeAddressesCommand({ Filters: [filter] }));
+    for (const address of Addresses) {
+      if (!address.AllocationId) continue;
+      const { AssociationId, NetworkInterfaceId, PrivateIpAddress } = address;
+      found.set(address.AllocationId, {
+        allocationId: address.AllocationId,
+        association:
+          AssociationId && NetworkInterfaceId
+            ? {
+                associationId: AssociationId,
+                interfaceId: NetworkInterfaceId,
+                privateAddress: PrivateIpAddress ?? '',
+              }
+            : undefined,
+      });
+    }
+  }
+  return [...found.values()];
+}
+
+/** Takes an Elastic IP address from its interface. That it is not there any more is what was wanted. */
+export async function disassociateAddress(client: EC2Client, associationId: string): Promise<void> {
+  try {
+    await client.send(new DisassociateAddressCommand({ AssociationId: associationId }));
+  } catch (error) {
+    if (!(error instanceof Error && error.name === 'InvalidAssociationID.NotFound')) throw error;
+  }
+}
+
+/** Puts an Elastic IP address on an interface, and takes it from no other. */
+export async function associateAddress(
+  client: EC2Client,
+  to: { readonly allocationId: string; readonly interfaceId: string; readonly privateAddress: string },
+): Promise<void> {
+  await client.send(
+    new AssociateAddressCommand({
+      AllocationId: to.allocationId,
+      NetworkInterfaceId: to.interfaceId,
+      ...(to.privateAddress ? { PrivateIpAddress: to.privateAddress } : {}),
+      AllowReassociation: false,
+    }),
+  );
+}
+
 /** Of these groups, those that EC2 does not have. */
 export async function missingGroups(client: EC2Client, groupIds: readonly string[]): Promise<string[]> {
   const found = new Set<string>();
@@ -254,222 +335,8 @@ export async function setInterfaceGroups(
   );
 }
 
-/** What VMs in probation may reach: the interface endpoints that an agent needs, or HTTPS anywhere. */
-export const probationEgress = z.discriminatedUnion('kind', [
-  z.strictObject({
-    kind: z.literal('endpoints'),
-    securityGroupIds: z.array(z.string().startsWith('sg-')),
-    prefixListIds: z.array(z.string().startsWith('pl-')),
-  }),
-  z.strictObject({ kind: z.literal('https-anywhere') }),
-]);
-export type ProbationEgress = z.infer<typeof probationEgress>;
-
-const MANAGED_TAG = 'casemate:managed';
-const PROFILE_TAG = 'casemate:profile';
-const FENCES = ['probation', 'quarantine'] as const;
-
-/** Casemate groups by VPC. One where they could not be made throws when asked for, and so fails alone. */
-export interface GroupsByVpc {
-  get(vpcId: string): CasemateGroups | undefined;
-}
-
-/** The Casemate groups of these VPCs by id, and by the name that they will have where they do not exist. */
-export async function findGroups(
-  client: EC2Client,
-  vpcIds: readonly string[],
-): Promise<ReadonlyMap<string, CasemateGroups>> {
-  const found = await describeOwnGroups(client, vpcIds);
-  const idOf = (vpcId: string, profile: (typeof FENCES)[number]) =>
-    found.get(`${vpcId}/${profile}`)?.GroupId ?? groupName(profile);
-  return new Map(
-    vpcIds.map((id) => [id, { probation: idOf(id, 'probation'), quarantine: idOf(id, 'quarantine') }]),
-  );
-}
-
-/**
- * Makes the two groups in each VPC where they are missing, and puts their rules right where somebody
- * changed them. A new group allows everything out, so its rules are put right before its id is returned.
- */
-export async function ensureGroups(
-  client: EC2Client,
-  vpcIds: readonly string[],
-  egress: ProbationEgress,
-  onFault: (message: string) => void,
-): Promise<GroupsByVpc> {
-  const found = await describeOwnGroups(client, vpcIds);
-  const outcomes = await Promise.allSettled(
-    vpcIds.map(async (vpcId): Promise<CasemateGroups> => {
-      const [probation, quarantine] = await Promise.all(
-        FENCES.map(async (profile) => {
-          const group = found.get(`${vpcId}/${profile}`) ?? (await createGroup(client, vpcId, profile));
-          await healRules(client, group, profile === 'probation' ? egressRules(egress) : [], onFault);
-          return group.GroupId ?? '';
-        }),
-      );
-      if (!probation || !quarantine) throw new Ec2ShapeError(`${vpcId}: a security group has no id`);
-      return { probation, quarantine };
-    }),
-  );
-  const ensured = new Map(vpcIds.map((vpcId, i) => [vpcId, outcomes[i]]));
-  return {
-    get(vpcId) {
-      const outcome = ensured.get(vpcId);
-      if (outcome?.status === 'rejected') throw outcome.reason;
-      return outcome?.value;
-    },
-  };
-}
-
-async function describeOwnGroups(
-  client: EC2Client,
-  vpcIds: readonly string[],
-): Promise<ReadonlyMap<string, SecurityGroup>> {
-  const groups = new Map<string, SecurityGroup>();
-  for (const filter of filters('vpc-id', vpcIds)) {
-    const pages = paginateDescribeSecurityGroups(
-      { client },
-      { Filters: [filter, { Name: `tag:${MANAGED_TAG}`, Values: ['true'] }] },
-    );
-    for await (const page of pages) {
-      for (const group of page.SecurityGroups ?? []) {
-        const profile = group.Tags?.find((tag) => tag.Key === PROFILE_TAG)?.Value;
-        // The name is unique in a VPC and cannot be changed; a tag can be put on any group by anybody.
-        if (profile && group.GroupName === groupName(profile)) groups.set(`${group.VpcId}/${profile}`, group);
-      }
-    }
-  }
-  return groups;
-}
-
-function groupName(profile: string): string {
-  return `casemate-${profile}`;
-}
-
-async function createGroup(
-  client: EC2Client,
-  vpcId: string,
-  profile: (typeof FENCES)[number],
-): Promise<SecurityGroup> {
-  try {
-    await client.send(
-      new CreateSecurityGroupCommand({
-        GroupName: groupName(profile),
-        Description: `Casemate: ${profile}. Made and repaired by Casemate; changes are undone.`,
-        VpcId: vpcId,
-        TagSpecifications: [
-          {
-            ResourceType: 'security-group',
-            Tags: [
-              { Key: MANAGED_TAG, Value: 'true' },
-              { Key: PROFILE_TAG, Value: profile },
-            ],
-          },
-        ],
-      }),
-    );
-  } catch (error) {
-    // Another worker made it first: the one that is there serves both.
-    if (!(error instanceof Error && error.name === 'InvalidGroup.Duplicate')) throw error;
-  }
-  // EC2 shows a new group a moment later.
-  for (const waitMs of [0, 200, 500, 1000, 2000]) {
-    if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
-    const group = (await describeOwnGroups(client, [vpcId])).get(`${vpcId}/${profile}`);
-    if (group) return group;
-  }
-  throw new Ec2ShapeError(
-    `${vpcId}: a group ${groupName(profile)} is there and not ours (no tag ${MANAGED_TAG}=true): rename or tag it`,
-  );
-}
-
-function egressRules(egress: ProbationEgress): IpPermission[] {
-  const https = { IpProtocol: 'tcp', FromPort: 443, ToPort: 443 };
-  switch (egress.kind) {
-    case 'https-anywhere':
-      return [
-        { ...https, IpRanges: [{ CidrIp: '0.0.0.0/0' }] },
-        { ...https, Ipv6Ranges: [{ CidrIpv6: '::/0' }] },
-      ];
-    case 'endpoints':
-      return [
-        ...egress.securityGroupIds.map((GroupId) => ({ ...https, UserIdGroupPairs: [{ GroupId }] })),
-        ...egress.prefixListIds.map((PrefixListId) => ({ ...https, PrefixListIds: [{ PrefixListId }] })),
-      ];
-  }
-}
-
-const HEAL_ATTEMPTS = 3;
-
-async function healRules(
-  client: EC2Client,
-  group: SecurityGroup,
-  wanted: readonly IpPermission[],
-  onFault: (message: string) => void,
-  attempt = 1,
-): Promise<void> {
-  const GroupId = group.GroupId ?? '';
-  const ingress = singleRules(group.IpPermissions ?? []);
-  const egress = singleRules(group.IpPermissionsEgress ?? []);
-  const wantedRules = singleRules(wanted);
-  const excess = [...egress].filter(([key]) => !wantedRules.has(key)).map(([, rule]) => rule);
-  const missing = [...wantedRules].filter(([key]) => !egress.has(key)).map(([, rule]) => rule);
-  try {
-    // Close before opening.
-    if (ingress.size > 0) {
-      await client.send(
-        new RevokeSecurityGroupIngressCommand({ GroupId, IpPermissions: [...ingress.values()] }),
-      );
-    }
-    if (excess.length > 0) {
-      await client.send(new RevokeSecurityGroupEgressCommand({ GroupId, IpPermissions: excess }));
-    }
-    // One rule a call: a peer that does not exist in this VPC must not keep the others closed.
-    const opened = await Promise.allSettled(
-      missing.map((rule) =>
-        client.send(new AuthorizeSecurityGroupEgressCommand({ GroupId, IpPermissions: [rule] })),
-      ),
-    );
-    const faults = opened.flatMap((outcome) =>
-      outcome.status === 'rejected' ? [outcome.reason as Error] : [],
-    );
-    const duplicate = faults.find((fault) => fault.name === 'InvalidPermission.Duplicate');
-    if (duplicate) throw duplicate;
-    // Too closed is safe, and quarantine must not wait for an opening rule: said, not thrown.
-    for (const fault of faults) onFault(`${group.VpcId}: ${group.GroupName}: ${fault.message}`);
-  } catch (error) {
-    // Another worker puts the same group right: what it left to do is seen by looking again.
-    const overtaken =
-      error instanceof Error &&
-      (error.name === 'InvalidPermission.NotFound' || error.name === 'InvalidPermission.Duplicate');
-    if (!overtaken || attempt === HEAL_ATTEMPTS) throw error;
-    const own = await describeOwnGroups(client, [group.VpcId ?? '']);
-    const again = [...own.values()].find((other) => other.GroupId === GroupId);
-    if (!again) throw error;
-    await healRules(client, again, wanted, onFault, attempt + 1);
-  }
-}
-
-/** One entry a rule: EC2 folds rules of the same protocol and ports into one permission. */
-function singleRules(permissions: readonly IpPermission[]): Map<string, IpPermission> {
-  const rules = new Map<string, IpPermission>();
-  for (const { IpProtocol, FromPort, ToPort, ...peers } of permissions) {
-    const ports = IpProtocol === '-1' ? { IpProtocol } : { IpProtocol, FromPort, ToPort };
-    const add = (peer: string, rule: Partial<IpPermission>) => {
-      rules.set(`${IpProtocol} ${ports.FromPort ?? ''}-${ports.ToPort ?? ''} ${peer}`, { ...ports, ...rule });
-    };
-    for (const { CidrIp } of peers.IpRanges ?? []) add(`${CidrIp}`, { IpRanges: [{ CidrIp }] });
-    for (const { CidrIpv6 } of peers.Ipv6Ranges ?? []) add(`${CidrIpv6}`, { Ipv6Ranges: [{ CidrIpv6 }] });
-    for (const { GroupId } of peers.UserIdGroupPairs ?? [])
-      add(`${GroupId}`, { UserIdGroupPairs: [{ GroupId }] });
-    for (const { PrefixListId } of peers.PrefixListIds ?? []) {
-      add(`${PrefixListId}`, { PrefixListIds: [{ PrefixListId }] });
-    }
-  }
-  return rules;
-}
-
-function filters(name: string, values: readonly string[]): Filter[] {
+/** As many filters as the values need. */
+export function filters(name: string, values: readonly string[]): Filter[] {
   const unique = [...new Set(values)];
   const all: Filter[] = [];
   for (let i = 0; i < unique.length; i += FILTER_VALUES_MAX) {

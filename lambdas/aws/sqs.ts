@@ -36,6 +36,18 @@ export async function send(
   );
 }
 
+/** Puts a message into a queue that is seen only after a while. */
+export async function sendLater(
+  client: SQSClient,
+  queueUrl: string,
+  body: string,
+  delaySeconds: number,
+): Promise<void> {
+  await client.send(
+    new SendMessageCommand({ QueueUrl: queueUrl, MessageBody: body, DelaySeconds: delaySeconds }),
+  );
+}
+
 const BATCH_MAX = 10;
 
 /** Puts messages into a queue, ten a call. */

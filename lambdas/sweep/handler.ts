@@ -6,8 +6,8 @@ import type { EC2Client } from '@aws-sdk/client-ec2';
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import middy from '@middy/core';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
+import type { Enforcement } from '../../lib/domain/guard.ts';
 import { SWEEP_DETAIL_TYPE, SWEEP_SOURCE } from '../../lib/domain/hints.ts';
-import type { Mode } from '../../lib/domain/isolation.ts';
 import { planSweep } from '../../lib/domain/sweep.ts';
 import { scanItems, type Table } from '../aws/dynamodb.ts';
 import { listLiveInstanceIds } from '../aws/ec2.ts';
@@ -18,7 +18,7 @@ export interface Deps {
   readonly sqs: SQSClient;
   readonly table: Table;
   readonly observeQueueUrl: string;
-  readonly mode: Mode;
+  readonly enforcement: Enforcement;
   readonly logger: Logger;
   readonly metrics: Metrics;
   readonly now: () => Date;
@@ -30,7 +30,7 @@ export function createHandler(deps: Deps) {
     // The table first: a VM that comes between the two looks is then new, not missing.
     const { fleet, corrupt } = await assembleFleet(scanItems(deps.table));
     const live = await listLiveInstanceIds(deps.ec2);
-    const plan = planSweep(fleet, live, deps.mode, deps.now());
+    const plan = planSweep(fleet, live, deps.enforcement, deps.now());
     await sendAll(
       deps.sqs,
       deps.observeQueueUrl,

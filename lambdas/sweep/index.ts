@@ -12,6 +12,6 @@ export const handler = createHandler({
   sqs: new SQSClient(retrying),
   table: realTable(config.TABLE_NAME),
   observeQueueUrl: config.OBSERVE_QUEUE_URL,
-  mode: config.MODE,
+  enforcement: { mode: config.MODE, share: config.ENFORCE_SHARE },
   now: () => new Date(),
 });

@@ -60,6 +60,45 @@ export interface CasemateSettings {
   readonly reportMaxAge?: Duration;
   /** Names of the roles that VMs have already and that the agent's policy is attached to. */
   readonly agentRoleNames?: readonly string[];
+  /**
+   * File of isolation profiles, like policies/profiles.json of this package.
+   * @default - that one
+   */
+  readonly profilesFile?: string;
+  /**
+   * Of a VPC, an Auto Scaling group or a tenant, the share of VMs that policy may contain within `guardWindow`.
+   * More wait where they are, and an alarm rings. Operators and refused keys are never held back.
+   * @default 0.25
+   */
+  readonly guardShare?: number;
+  /**
+   * So many VMs may be contained within `guardWindow`, however small the group.
+   * @default 5
+   */
+  readonly guardMinimum?: number;
+  /** @default 1 hour */
+  readonly guardWindow?: Duration;
+  /** VMs that policy never contains. An operator still can, and their keys are refused all the same. */
+  readonly protectedInstanceIds?: readonly string[];
+  /** Auto Scaling groups whose VMs policy never contains. */
+  readonly protectedAutoScalingGroups?: readonly string[];
+  /**
+   * In `enforce`, the share of VMs that it counts for; the others are as in `observe`. Which ones is decided by
+   * their ids, and a larger share holds every VM of a smaller one.
+   * @default 1
+   */
+  readonly enforceShare?: number;
+  /**
+   * In quarantine, cut the flows that EC2 tracks: an interface without a public address is opened for a second
+   * and closed again. Without it, established connections can live on until they end.
+   * @default false
+   */
+  readonly cutTrackedFlows?: boolean;
+  /**
+   * In quarantine, take Elastic IP addresses from the VM, and give them back afterwards.
+   * @default false
+   */
+  readonly detachElasticIps?: boolean;
   /** `execute-api` interface endpoints: the API is private and reachable through these alone. */
   readonly apiVpcEndpointIds?: readonly string[];
 }
@@ -97,6 +136,16 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
     300,
     'SQS gathers for at most 5 minutes',
   );
+  durationFault('guardWindow', settings.guardWindow, 60, 86_400, 'a minute at least, a day at most');
+  shareFault('guardShare', settings.guardShare);
+  shareFault('enforceShare', settings.enforceShare);
+  const minimum = settings.guardMinimum;
+  if (minimum !== undefined && !(Number.isInteger(minimum) && minimum >= 1)) {
+    fault('guardMinimum', `is ${minimum}: use a whole number from 1 on`);
+  }
+  if (settings.enforceShare !== undefined && mode === 'observe') {
+    fault('enforceShare', 'enforces nothing in "observe": set mode to "enforce", too');
+  }
   durationFault('reportMaxAge', settings.reportMaxAge, 60, 86_400, 'a report a day old proves nothing');
   const concurrency = settings.observeMaxConcurrency;
   if (
@@ -120,13 +169,19 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
     /^vpce-[0-9a-f]{8,17}$/,
     'like vpce-0123456789abcdef0',
   );
+  listFault(
+    'protectedInstanceIds',
+    settings.protectedInstanceIds,
+    /^i-[0-9a-f]{8}([0-9a-f]{9})?$/,
+    'like i-0123456789abcdef0',
+  );
   if ((settings.apiVpcEndpointIds?.length ?? 0) > 0 && callerIdentity === 'embedded') {
     fault('apiVpcEndpointIds', 'there are no VPC endpoints without AWS: leave it out with "embedded"');
   }
   return faults;
 
   function durationFault(
-    setting: 'observeBatchWindow' | 'reportMaxAge',
+    setting: 'observeBatchWindow' | 'reportMaxAge' | 'guardWindow',
     value: Duration | undefined,
     min: number,
     max: number,
@@ -136,6 +191,12 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
     const seconds = value.toSeconds({ integral: false });
     if (!Number.isInteger(seconds) || seconds < min || seconds > max) {
       fault(setting, `is ${seconds} s: use whole seconds from ${min} to ${max}; ${why}`);
+    }
+  }
+
+  function shareFault(setting: 'guardShare' | 'enforceShare', value: number | undefined): void {
+    if (value !== undefined && !(value > 0 && value <= 1)) {
+      fault(setting, `is ${value}: use a number above 0, up to 1`);
     }
   }
 
@@ -209,7 +270,7 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
   }
 
   function listFault(
-    setting: 'agentRoleNames' | 'apiVpcEndpointIds',
+    setting: 'agentRoleNames' | 'apiVpcEndpointIds' | 'protectedInstanceIds',
     values: readonly string[] | undefined,
     pattern: RegExp,
     what: string,
@@ -229,3 +290,6 @@ function isCertificate(pem: string): boolean {
 
 export const DEFAULT_OBSERVE_BATCH_WINDOW = Duration.seconds(5);
 export const DEFAULT_REPORT_MAX_AGE = Duration.minutes(15);
+export const DEFAULT_GUARD_SHARE = 0.25;
+export const DEFAULT_GUARD_MINIMUM = 5;
+export const DEFAULT_GUARD_WINDOW = Duration.hours(1);

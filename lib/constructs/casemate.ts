@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { Annotations, Aws, Duration, Stack, Token, Validations } from 'aws-cdk-lib';
 import * as events from 'aws-cdk-lib/aws-events';
 import * as targets from 'aws-cdk-lib/aws-events-targets';
@@ -19,8 +20,12 @@ import {
 } from './agent-api-bodies.ts';
 import {
   type CasemateSettings,
+  DEFAULT_GUARD_MINIMUM,
+  DEFAULT_GUARD_SHARE,
+  DEFAULT_GUARD_WINDOW,
   DEFAULT_OBSERVE_BATCH_WINDOW,
   DEFAULT_REPORT_MAX_AGE,
+  type ProbationEgress,
   SettingsError,
   settingFaults,
 } from './casemate-settings.ts';
@@ -30,7 +35,7 @@ import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
 import { Health, type WatchedFunction } from './health.ts';
 import { IsolationPowers } from './isolation-powers.ts';
 import { PipelineFunction } from './pipeline-function.ts';
-import { validatePolicies } from './policies.ts';
+import { PROFILES_FILE, validatePolicies, validateProfiles } from './policies.ts';
 import { StateTable } from './state-table.ts';
 import { encryptedQueue, grantSend, WorkQueue } from './work-queue.ts';
 
@@ -49,6 +54,9 @@ export interface CasemateProps extends CasemateSettings {
    */
   readonly apiGatewayCloudWatchRole?: boolean;
 }
+
+/** In observe mode nothing has to be reached from a fence that is not there. */
+const NO_EGRESS = { kind: 'endpoints', securityGroupIds: [], prefixListIds: [] } as const;
 
 /** The account that emulators speak for; no real account has it. */
 const NO_ACCOUNT = '000000000000';
@@ -74,6 +82,8 @@ export class Casemate extends Construct {
   readonly bus: EventBus;
   readonly api: AgentApi;
   readonly mode: 'observe' | 'enforce';
+  /** Of the VMs, the share that `enforce` counts for. */
+  readonly enforceShare: number;
   /** Scheme and host that agents are configured with. */
   readonly apiOrigin: string;
   readonly agents: AgentAccess;
@@ -87,6 +97,9 @@ export class Casemate extends Construct {
     super(scope, id);
     this.refuseWrongSettings(props);
     validatePolicies();
+    const probationEgress = props.probationEgress ?? NO_EGRESS;
+    const profilesFile = resolve(props.profilesFile ?? PROFILES_FILE);
+    const profiles = validateProfiles(profilesFile, copied(probationEgress));
     this.mode = props.mode ?? 'observe';
 
     this.keys = new CustomerKeys(this, 'Keys');
@@ -138,6 +151,8 @@ export class Casemate extends Construct {
     const mode = { MODE: this.mode };
     const diskKey = { DISK_KEY_ID: this.keys.disks.keyArn };
     const apiFunction = { timeout: Duration.seconds(10), memorySize: 512 };
+    this.enforceShare = props.enforceShare ?? 1;
+    const enforcement = { ...mode, ENFORCE_SHARE: String(this.enforceShare) };
     const queueFunction = { timeout: QUEUE_FUNCTION_TIMEOUT, memorySize: 512 };
     this.functions = {
       'observe-vm': new PipelineFunction(this, 'ObserveVm', {
@@ -175,12 +190,23 @@ export class Casemate extends Construct {
         description: 'puts every network interface into the groups of its profile',
         environment: {
           ...fromQueue,
-          ...mode,
-          PROBATION_EGRESS: JSON.stringify(
-            props.probationEgress ?? { kind: 'endpoints', securityGroupIds: [], prefixListIds: [] },
-          ),
+          ...enforcement,
+          PROBATION_EGRESS: JSON.stringify(probationEgress),
+          GUARDS: JSON.stringify({
+            share: props.guardShare ?? DEFAULT_GUARD_SHARE,
+            minimum: props.guardMinimum ?? DEFAULT_GUARD_MINIMUM,
+            windowSeconds: (props.guardWindow ?? DEFAULT_GUARD_WINDOW).toSeconds(),
+            protected: {
+              instanceIds: props.protectedInstanceIds ?? [],
+              autoScalingGroups: props.protectedAutoScalingGroups ?? [],
+            },
+          }),
+          CUT_TRACKED_FLOWS: String(props.cutTrackedFlows ?? false),
+          DETACH_ELASTIC_IPS: String(props.detachElasticIps ?? false),
+          OWN_QUEUE_URL: this.queues['apply-isolation'].queue.queueUrl,
         },
         decidesByPolicy: false,
+        profilesFile,
       }),
       'issue-challenge': new PipelineFunction(this, 'IssueChallenge', {
         ...common,
@@ -236,13 +262,28 @@ export class Casemate extends Construct {
         description: 'looks at everything, and drives again what did not converge',
         timeout: Duration.minutes(4),
         memorySize: 1024,
-        environment: { ...table, ...mode, OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl },
+        environment: { ...table, ...enforcement, OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl },
         decidesByPolicy: false,
       }),
     };
 
     this.wakeFunctions(window, props.observeMaxConcurrency ?? 2);
     this.grantPowers();
+    new IsolationPowers(this, 'IsolationPowers', {
+      role: this.functions['apply-isolation'].role,
+      opensGroups:
+        (props.cutTrackedFlows ?? false) ||
+        Object.values(profiles.profiles).some((p) => p.ingress.length > 0 || p.sameTenant),
+      movesElasticIps: props.detachElasticIps ?? false,
+    });
+    if (props.cutTrackedFlows) {
+      grantSend(
+        this.functions['apply-isolation'].role,
+        'LookAgain',
+        this.queues['apply-isolation'].queue,
+        this.keys,
+      );
+    }
     this.api.addRoute('challenges', this.functions['issue-challenge'].fn, challengeBody);
     this.api.addRoute('enrolments', this.functions['enrol-agent'].fn, enrolmentBody);
     this.api.addRoute('disks', this.functions['list-disks'].fn, diskListBody);
@@ -354,8 +395,8 @@ export class Casemate extends Construct {
       updates: ['nonce'],
     });
     this.state.grant(isolate.role, {
-      reads: ['vm', 'posture', 'isolation', 'operator'],
-      puts: ['isolation'],
+      reads: ['vm', 'posture', 'isolation', 'operator', 'guard'],
+      puts: ['isolation', 'guard'],
     });
     this.state.grant(challenge.role, { reads: [], puts: ['nonce'] });
     this.state.grant(enrol.role, {
@@ -388,7 +429,6 @@ export class Casemate extends Construct {
     this.keys.grantUnwrap(release.role);
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
-    new IsolationPowers(this, 'IsolationPowers', { role: isolate.role });
 
     for (const name of QUEUE_FUNCTION_NAMES) {
       grantSend(this.functions[name].role, 'RejectMalformedInput', this.rejected, this.keys);
@@ -413,6 +453,15 @@ type FunctionName = (typeof FUNCTION_NAMES)[number];
 
 function isQueueFunction(name: FunctionName): name is QueueFunctionName {
   return (QUEUE_FUNCTION_NAMES as readonly string[]).includes(name);
+}
+
+function copied(egress: ProbationEgress) {
+  if (egress.kind === 'https-anywhere') return { ...egress };
+  return {
+    kind: egress.kind,
+    securityGroupIds: [...egress.securityGroupIds],
+    prefixListIds: [...egress.prefixListIds],
+  };
 }
 
 function grantDescribe(fn: PipelineFunction, actions: string[]): void {

@@ -46,6 +46,15 @@ const schema = z.strictObject({
   reportMaxAgeSeconds: number.optional(),
   agentRoleNames: list.optional(),
   apiVpcEndpointIds: list.optional(),
+  profilesFile: z.string().min(1).optional(),
+  guardShare: number.optional(),
+  guardMinimum: number.optional(),
+  guardWindowSeconds: number.optional(),
+  protectedInstanceIds: list.optional(),
+  protectedAutoScalingGroups: list.optional(),
+  enforceShare: number.optional(),
+  cutTrackedFlows: boolean.optional(),
+  detachElasticIps: boolean.optional(),
   alarmTopicArn: z
     .string()
     .regex(/^arn:[^:]+:sns:[^:]+:\d{12}:[^:]+$/, { error: 'must be the ARN of an SNS topic' })
@@ -87,6 +96,7 @@ export function readContext(node: Node): Context {
   const {
     observeBatchWindowSeconds,
     reportMaxAgeSeconds,
+    guardWindowSeconds,
     alarmTopicArn,
     architecture,
     logLevel,
@@ -99,6 +109,7 @@ export function readContext(node: Node): Context {
       ...settings,
       observeBatchWindow: seconds(observeBatchWindowSeconds),
       reportMaxAge: seconds(reportMaxAgeSeconds),
+      guardWindow: seconds(guardWindowSeconds),
     }),
     alarmTopicArn,
     architecture,

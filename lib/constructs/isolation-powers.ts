@@ -5,14 +5,21 @@ import { Construct } from 'constructs';
 /** Casemate's own security groups carry this, with the value `true`. */
 const MANAGED_TAG = 'casemate:managed';
 const PROFILE_TAG = 'casemate:profile';
+/** A group is made with it, or can never be opened to the inside. */
+const INGRESS_TAG = 'casemate:ingress';
 
 export interface IsolationPowersProps {
   readonly role: iam.Role;
+  /** Some group of a profile, or the one that cuts tracked flows, lets something in. */
+  readonly opensGroups: boolean;
+  /** Quarantine takes Elastic IP addresses. */
+  readonly movesElasticIps: boolean;
 }
 
 /**
  * What the one function that changes networks may change: groups that it made itself, and which groups an
- * interface carries. It may never open a group to anything inbound.
+ * interface carries. It may open to the inside only groups that it made for that, and only where a profile says
+ * so; the groups of probation and quarantine are none of these.
  */
 export class IsolationPowers extends Construct {
   constructor(scope: Construct, id: string, props: IsolationPowersProps) {
@@ -24,7 +31,12 @@ export class IsolationPowers extends Construct {
     role.addToPolicy(
       new iam.PolicyStatement({
         sid: 'LookAtInterfacesAndGroups',
-        actions: ['ec2:DescribeNetworkInterfaces', 'ec2:DescribeSecurityGroups'],
+        actions: [
+          'ec2:DescribeInstances',
+          'ec2:DescribeNetworkInterfaces',
+          'ec2:DescribeSecurityGroups',
+          ...(props.movesElasticIps ? ['ec2:DescribeAddresses'] : []),
+        ],
         resources: ['*'],
         conditions: { StringEquals: { 'aws:RequestedRegion': Aws.REGION } },
       }),
@@ -36,7 +48,7 @@ export class IsolationPowers extends Construct {
         resources: [groups],
         conditions: {
           StringEquals: { [`aws:RequestTag/${MANAGED_TAG}`]: 'true' },
-          'ForAllValues:StringEquals': { 'aws:TagKeys': [MANAGED_TAG, PROFILE_TAG] },
+          'ForAllValues:StringEquals': { 'aws:TagKeys': [MANAGED_TAG, PROFILE_TAG, INGRESS_TAG] },
         },
       }),
     );
@@ -61,6 +73,7 @@ export class IsolationPowers extends Construct {
         sid: 'RepairItsGroups',
         actions: [
           'ec2:AuthorizeSecurityGroupEgress',
+          'ec2:DeleteSecurityGroup',
           'ec2:RevokeSecurityGroupEgress',
           'ec2:RevokeSecurityGroupIngress',
         ],
@@ -68,6 +81,31 @@ export class IsolationPowers extends Construct {
         conditions: { StringEquals: { [`aws:ResourceTag/${MANAGED_TAG}`]: 'true' } },
       }),
     );
+    if (props.opensGroups) {
+      role.addToPolicy(
+        new iam.PolicyStatement({
+          sid: 'OpenGroupsMadeForThat',
+          actions: ['ec2:AuthorizeSecurityGroupIngress'],
+          resources: [groups],
+          conditions: {
+            StringEquals: {
+              [`aws:ResourceTag/${MANAGED_TAG}`]: 'true',
+              [`aws:ResourceTag/${INGRESS_TAG}`]: 'true',
+            },
+          },
+        }),
+      );
+    }
+    if (props.movesElasticIps) {
+      role.addToPolicy(
+        new iam.PolicyStatement({
+          // Any address and interface, for the reason below.
+          sid: 'TakeAndGiveElasticIps',
+          actions: ['ec2:AssociateAddress', 'ec2:DisassociateAddress'],
+          resources: [arn('elastic-ip'), arn('network-interface'), arn('instance')],
+        }),
+      );
+    }
     role.addToPolicy(
       new iam.PolicyStatement({
         // Any interface and any group: interfaces of VMs carry no tag of ours, and the groups that a VM came
@@ -87,6 +125,7 @@ export class IsolationPowers extends Construct {
         ['vpc', 'Groups are made in whichever VPC a VM in scope stands.'],
         ['network-interface', 'VMs come and go; their interfaces carry nothing that IAM could tell them by.'],
         ['instance', 'EC2 checks the instance of the interface too.'],
+        ['elastic-ip', 'Addresses are taken from whichever VM is contained.'],
       ].map(([resource, reason]) => ({
         id: `AwsSolutions-IAM5[Resource::${asFindingsName(this, arn(`${resource}`))}]`,
         reason: `${reason}`,

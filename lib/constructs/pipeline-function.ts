@@ -30,6 +30,8 @@ export interface PipelineFunctionProps extends FunctionDefaults {
   readonly environment: Record<string, string>;
   /** The function asks Cedar: its wasm and the policies go beside the bundle. */
   readonly decidesByPolicy: boolean;
+  /** The function reads isolation profiles: this file goes beside the bundle. */
+  readonly profilesFile?: string;
 }
 
 /**
@@ -91,28 +93,33 @@ export class PipelineFunction extends Construct {
         mainFields: ['module', 'main'],
         // The SDK that was tested is the SDK that runs; the runtime's own changes under us.
         bundleAwsSDK: true,
-        ...(props.decidesByPolicy ? { commandHooks: besideTheBundle() } : {}),
+        ...(props.decidesByPolicy ? { commandHooks: besideTheBundle(POLICIES) } : {}),
+        ...(props.profilesFile === undefined
+          ? {}
+          : {
+              commandHooks: besideTheBundle((output) => [
+                `cp "${props.profilesFile}" "${output}/profiles.json"`,
+              ]),
+            }),
       },
     });
   }
 }
 
-const COMPILE = join(PACKAGE_ROOT, 'lib/policy/compile.ts');
-
 /**
  * Cedar's wasm and the policies are read from beside the bundle: esbuild would have to inline 4 MB of wasm
- * as text otherwise, and the policies would be compiled into code that an operator cannot look at. What the
- * functions read of Cedar's policies is policies.json: checked and compiled here, not at each start.
+ * as text otherwise, and the policies would be compiled into code that an operator cannot look at.
  */
-function besideTheBundle(): nodejs.ICommandHooks {
+const POLICIES = (output: string) => [
+  `cp "${CEDAR_WASM}" "${output}"`,
+  `mkdir -p "${output}/policies"`,
+  `cp -r "${POLICY_FOLDER}"/. "${output}/policies"`,
+];
+
+function besideTheBundle(commands: (output: string) => string[]): nodejs.ICommandHooks {
   return {
     beforeInstall: () => [],
     beforeBundling: () => [],
-    afterBundling: (_input, output) => [
-      `cp "${CEDAR_WASM}" "${output}"`,
-      `mkdir -p "${output}/policies"`,
-      `cp -r "${POLICY_FOLDER}"/. "${output}/policies"`,
-      `"${process.execPath}" --no-warnings "${COMPILE}" "${CEDAR_WASM}" "${POLICY_FOLDER}" "${output}/policies.json"`,
-    ],
+    afterBundling: (_input, output) => commands(output),
   };
 }

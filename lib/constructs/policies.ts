@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { compilePolicies, readPolicySources } from '../policy/compile.ts';
-import type { CompiledPolicies } from '../policy/engine.ts';
+import { type ProbationEgress, type Profiles, parseProfiles } from '../domain/profiles.ts';
+import { createPolicyEngine, readPolicySources } from '../policy/engine.ts';
 
 /** The policies and their schema, as they are deployed. */
 export const POLICY_FOLDER = fileURLToPath(new URL('../../policies/', import.meta.url));
@@ -14,11 +14,23 @@ export const CEDAR_WASM = join(
   '../web/cedar_wasm_bg.wasm',
 );
 
+/** The isolation profiles, as they are deployed where nobody has a file of their own. */
+export const PROFILES_FILE = join(POLICY_FOLDER, 'profiles.json');
+
+/**
+ * Profiles that cannot be used would leave every VM where it is.
+ *
+ * @throws ProfilesError naming every fault
+ */
+export function validateProfiles(file: string, egress: ProbationEgress): Profiles {
+  return parseProfiles(JSON.parse(readFileSync(file, 'utf8')), egress);
+}
+
 /**
  * Policies that do not parse, or that the schema refuses, would deny everything once they are deployed.
  *
  * @throws PolicySetError naming the file and the fault
  */
-export function validatePolicies(folder: string = POLICY_FOLDER): CompiledPolicies {
-  return compilePolicies(readFileSync(CEDAR_WASM), readPolicySources(pathToFileURL(join(folder, '/'))));
+export function validatePolicies(folder: string = POLICY_FOLDER): void {
+  createPolicyEngine(readFileSync(CEDAR_WASM), readPolicySources(pathToFileURL(join(folder, '/'))));
 }

@@ -1,4 +1,5 @@
 import { type DiskItem, decideDiskKey, usableGenerations } from './disk-key.ts';
+import { type Enforcement, modeFor } from './guard.ts';
 import { decideProfile, type IsolationItem, type Mode } from './isolation.ts';
 import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
@@ -25,7 +26,11 @@ export type Divergence =
  * Where a VM's state is not what its facts call for; empty when it converged. The sweep re-drives every
  * VM that diverges, and `npm start` waits until none does.
  */
-export function divergences(record: VmRecord, mode: Mode, now: Date): readonly Divergence[] {
+export function divergences(
+  record: VmRecord,
+  enforcement: Enforcement | Mode,
+  now: Date,
+): readonly Divergence[] {
   const found: Divergence[] = [];
   const { vm, posture, isolation } = record;
   for (const volume of vm.observation.volumes) {
@@ -35,6 +40,8 @@ export function divergences(record: VmRecord, mode: Mode, now: Date): readonly D
   if (posture && posture.verdict !== standingVerdict(posture, now).verdict) found.push('POSTURE_OUTDATED');
   const wanted = decideProfile(record, now);
   if (wanted.kind === 'fence' && vm.observation.interfaces.length > 0) {
+    const { instanceId } = vm.observation;
+    const mode = modeFor(enforcement, { instanceId, by: wanted.by, isolation });
     if (isolation?.profile !== wanted.profile || isolation.mode !== mode) found.push('PROFILE_OUTDATED');
     else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');
     else if (mode === 'enforce') {

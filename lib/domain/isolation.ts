@@ -1,4 +1,5 @@
 import * as z from 'zod';
+import { containmentStep } from './containment.ts';
 import { groupId, instanceId, interfaceId, utcTime } from './ids.ts';
 import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
@@ -23,6 +24,28 @@ export const interfaceRecord = z.strictObject({
 });
 export type InterfaceRecord = z.infer<typeof interfaceRecord>;
 
+/** Somebody else changed an interface. */
+export const drift = z.strictObject({
+  at: utcTime,
+  interfaceId,
+  /** What it carried. */
+  found: z.array(groupId),
+  /** `fought`: it was put back too often, and is left until somebody looks. */
+  action: z.enum(['put-back', 'reported', 'fought']),
+});
+export type Drift = z.infer<typeof drift>;
+
+export const DRIFT_REASONS = {
+  'put-back': 'DRIFT_PUT_BACK',
+  reported: 'DRIFT_REPORTED',
+  fought: 'DRIFT_FOUGHT',
+} as const satisfies Record<Drift['action'], string>;
+
+/** Put back so often within the window, an interface is left as it is: somebody has to find out who fights. */
+export const DRIFTS_PUT_BACK = 3;
+export const DRIFT_WINDOW_SECONDS = 10 * 60;
+const DRIFTS_KEPT = 10;
+
 /** The `isolation#` item. */
 export const isolationItem = z.strictObject({
   pk: z.string(),
@@ -34,6 +57,14 @@ export const isolationItem = z.strictObject({
   mode,
   interfaces: z.array(interfaceRecord),
   reasons: z.array(z.string()),
+  /** Newest first, at most DRIFTS_KEPT. */
+  drift: z.array(drift).default([]),
+  /** What containing it does beyond its groups. */
+  steps: z.array(containmentStep).default([]),
+  /** The profile's name in policies/profiles.json. */
+  definition: z.string().optional(),
+  /** Whose VM it was when it was first seen, or as an operator confirmed since. */
+  tenant: z.string().nullable().optional(),
   changedAt: utcTime,
   /** Newest first, at most DECISIONS_KEPT. */
   decisions: z.array(
@@ -97,14 +128,39 @@ export function decideProfile(facts: ProfileFacts, now: Date): ProfileDecision {
   }
 }
 
-/** The groups that Casemate made in one VPC. */
-export interface CasemateGroups {
-  readonly probation: string;
-  readonly quarantine: string;
+/** What a profile comes to on interfaces: the groups that they came with, or groups of Casemate's own. */
+export interface Target {
+  readonly kind: 'originals' | 'groups';
+  readonly profile: Profile;
+  /** The groups of the profile in a VPC; undefined where they could not be made. */
+  groupsIn(vpcId: string): readonly string[] | undefined;
+  /** Whether a group is one that Casemate made. */
+  isOwn(groupId: string): boolean;
 }
 
-/** The Casemate groups of a VPC; undefined where they could not be made. */
-export type GroupsOf = (vpcId: string) => CasemateGroups | undefined;
+/** What was known of a VM before it is looked at again. */
+export interface Known {
+  readonly records: readonly InterfaceRecord[];
+  /** All of it was read back in this very profile: what is different now, somebody else did. */
+  readonly settled: boolean;
+  /** In this very profile, newest first. */
+  readonly drift: readonly Drift[];
+}
+
+/** What an item says about the way to a profile. */
+export function knownOf(
+  item: IsolationItem | undefined,
+  wanted: Pick<IsolationItem, 'profile' | 'definition'>,
+): Known {
+  if (!item) return { records: [], settled: false, drift: [] };
+  const same =
+    item.profile === wanted.profile && item.definition === wanted.definition && item.mode === 'enforce';
+  return {
+    records: item.interfaces,
+    settled: same && item.applied,
+    drift: same ? item.drift : [],
+  };
+}
 
 export interface InterfaceChange {
   readonly interfaceId: string;
@@ -118,8 +174,15 @@ export interface IsolationPlan {
   /** Interfaces that are not as the profile wants them and that Casemate does not change, with the reason. */
   readonly left: readonly {
     readonly interfaceId: string;
-    readonly reason: 'REQUESTER_MANAGED' | 'NO_ORIGINAL_GROUPS' | 'ORIGINAL_GROUP_GONE' | 'NO_GROUPS_IN_VPC';
+    readonly reason:
+      | 'REQUESTER_MANAGED'
+      | 'NO_ORIGINAL_GROUPS'
+      | 'ORIGINAL_GROUP_GONE'
+      | 'NO_GROUPS_IN_VPC'
+      | 'DRIFT_FOUGHT';
   }[];
+  /** What somebody else changed since the interfaces were last read back. */
+  readonly drift: readonly Drift[];
 }
 
 /** What interfaces get in `workload` that have no groups of their own to be given back, by interface id. */
@@ -144,76 +207,90 @@ export function sameGroups(a: readonly string[], b: readonly string[]): boolean 
 }
 
 /**
- * What must change so that every interface carries the groups of `profile`.
+ * What must change so that every interface carries the groups of its profile.
  *
  * The original groups are taken down the first time that Casemate takes an interface, never again until
  * they are given back, and never with a group of Casemate's own among them: an interface that started in
  * the probation group has no originals of its own and stays until somebody configures them. In `workload`
  * an interface whose originals were given back is somebody else's to change: what it carries now is right.
  * Where EC2 shows a Casemate group on an interface that has none of its own recorded, its answer is older than
- * the last change, and what was last read back counts. `named` are the groups that an operator named for
+ * the last change, and what was last read back counts. What somebody else changed since is put back, but not
+ * for ever; in `workload` it is theirs to change, and is reported. `named` are the groups that an operator named for
  * interfaces whose originals cannot be given back.
  */
 export function planIsolation(
-  profile: Profile,
+  target: Target,
   interfaces: readonly ObservedInterface[],
-  known: readonly InterfaceRecord[],
-  groupsOf: GroupsOf,
-  named: WorkloadGroups = {},
+  known: Known,
+  options: { readonly named?: WorkloadGroups; readonly now: Date },
 ): IsolationPlan {
-  const own = ownGroups(interfaces, groupsOf);
-  const last = new Map(known.map((record) => [record.id, record]));
+  const { named = {}, now } = options;
+  const last = new Map(known.records.map((record) => [record.id, record]));
   const records: InterfaceRecord[] = [];
   const changes: InterfaceChange[] = [];
   const left: IsolationPlan['left'][number][] = [];
+  const drifted: Drift[] = [];
+  const notOwn = (groups: readonly string[]) => groups.filter((group) => !target.isOwn(group));
   for (const eni of interfaces) {
-    const taken = last.get(eni.id)?.originals ?? null;
+    const before = last.get(eni.id);
+    const taken = before?.originals ?? null;
+    const moved = known.settled && before !== undefined && !sameGroups(before.groups, eni.groups);
+    const note = (action: Drift['action']) =>
+      drifted.push({ at: now.toISOString(), interfaceId: eni.id, found: [...eni.groups], action });
     if (eni.managedBy === 'requester') {
       records.push({ id: eni.id, originals: taken, groups: eni.groups });
-      if (profile !== 'workload') left.push({ interfaceId: eni.id, reason: 'REQUESTER_MANAGED' });
+      if (target.kind === 'groups') left.push({ interfaceId: eni.id, reason: 'REQUESTER_MANAGED' });
       continue;
     }
-    if (profile === 'workload') {
-      const carriesOwn = eni.groups.some((g) => own.has(g));
-      const record = { ...last.get(eni.id), id: eni.id, originals: taken, groups: eni.groups };
+    if (target.kind === 'originals') {
+      const carriesOwn = eni.groups.some((group) => target.isOwn(group));
+      const record = { ...before, id: eni.id, originals: taken, groups: eni.groups };
       records.push(record);
+      if (moved) note('reported');
       // Nothing on record, or nothing that can be given, and yet in a group of ours: an operator has to say.
       const groups = groupsToGive(record, named) ?? (carriesOwn ? (named[eni.id] ?? []) : eni.groups);
       if (groups.length > 0) {
         if (!sameGroups(eni.groups, groups)) changes.push({ interfaceId: eni.id, groups });
       } else if (carriesOwn || record.gone) {
-        left.push({
-          interfaceId: eni.id,
-          reason: record.gone ? 'ORIGINAL_GROUP_GONE' : 'NO_ORIGINAL_GROUPS',
-        });
+        const reason = record.gone ? 'ORIGINAL_GROUP_GONE' : 'NO_ORIGINAL_GROUPS';
+        left.push({ interfaceId: eni.id, reason });
       }
       continue;
     }
-    const notOwn = (groups: readonly string[]) => groups.filter((g) => !own.has(g));
-    const now = notOwn(eni.groups);
-    const originals = taken ?? (now.length > 0 ? now : notOwn(last.get(eni.id)?.groups ?? []));
-    const groups = groupsOf(eni.vpcId);
-    if (!groups) {
+    const wanted = target.groupsIn(eni.vpcId);
+    if (!wanted) {
       // Not taken: without a group to put it into there is nothing to give back.
       records.push({ id: eni.id, originals: taken, groups: eni.groups });
       left.push({ interfaceId: eni.id, reason: 'NO_GROUPS_IN_VPC' });
       continue;
     }
-    const wanted = [groups[profile]];
+    const theirs = notOwn(eni.groups);
+    const originals = taken ?? (theirs.length > 0 ? theirs : notOwn(before?.groups ?? []));
     records.push({ id: eni.id, originals, groups: eni.groups });
-    if (!sameGroups(eni.groups, wanted)) changes.push({ interfaceId: eni.id, groups: wanted });
+    if (sameGroups(eni.groups, wanted)) continue;
+    if (foughtOver(eni.id, known.drift, now)) {
+      left.push({ interfaceId: eni.id, reason: 'DRIFT_FOUGHT' });
+      if (moved) note('fought');
+      continue;
+    }
+    if (moved) note('put-back');
+    changes.push({ interfaceId: eni.id, groups: wanted });
   }
-  return { records: [...records, ...detached(known, interfaces)], changes, left };
+  return {
+    records: [...records, ...detached(known.records, interfaces)],
+    changes,
+    left,
+    drift: drifted,
+  };
 }
 
-/** Every Casemate group in the VPCs of these interfaces: a VM can have interfaces in several. */
-export function ownGroups(interfaces: readonly ObservedInterface[], groupsOf: GroupsOf): ReadonlySet<string> {
-  return new Set(
-    interfaces.flatMap((eni) => {
-      const groups = groupsOf(eni.vpcId);
-      return groups ? [groups.probation, groups.quarantine] : [];
-    }),
+/** Whether an interface was put back so often lately that doing it again is a fight. */
+function foughtOver(id: string, past: readonly Drift[], now: Date): boolean {
+  const from = now.getTime() - DRIFT_WINDOW_SECONDS * 1000;
+  const putBack = past.filter(
+    ({ interfaceId: of, action, at }) => of === id && action === 'put-back' && Date.parse(at) > from,
   );
+  return putBack.length >= DRIFTS_PUT_BACK;
 }
 
 /** Records of interfaces that are not attached now but whose originals are still to be given back. */
@@ -230,14 +307,12 @@ function detached(
  * change. Originals are forgotten only once they were read back in place.
  */
 export function settleIsolation(
-  profile: Profile,
+  target: Target,
   planned: readonly InterfaceRecord[],
   readBack: readonly ObservedInterface[],
-  groupsOf: GroupsOf,
   named: WorkloadGroups = {},
 ): { readonly records: readonly InterfaceRecord[]; readonly applied: boolean } {
   const now = new Map(readBack.map((eni) => [eni.id, eni]));
-  const own = ownGroups(readBack, groupsOf);
   let applied = true;
   const records: InterfaceRecord[] = [];
   for (const record of planned) {
@@ -250,9 +325,9 @@ export function settleIsolation(
       records.push({ ...record, groups: eni.groups });
       continue;
     }
-    if (profile === 'workload') {
+    if (target.kind === 'originals') {
       const given = groupsToGive(record, named);
-      const closed = eni.groups.some((g) => own.has(g));
+      const closed = eni.groups.some((group) => target.isOwn(group));
       // Without anything to give, what somebody else put in the place of our group is right.
       const back =
         given === undefined || (given.length > 0 ? sameGroups(eni.groups, given) : !closed && !record.gone);
@@ -261,8 +336,8 @@ export function settleIsolation(
         back ? { id: record.id, originals: null, groups: eni.groups } : { ...record, groups: eni.groups },
       );
     } else {
-      const wanted = groupsOf(eni.vpcId)?.[profile];
-      applied &&= wanted !== undefined && sameGroups(eni.groups, [wanted]);
+      const wanted = target.groupsIn(eni.vpcId);
+      applied &&= wanted !== undefined && sameGroups(eni.groups, wanted);
       records.push({ ...record, groups: eni.groups });
     }
   }
@@ -271,40 +346,53 @@ export function settleIsolation(
   return { records, applied };
 }
 
+export type IsolationState = Omit<IsolationItem, 'pk' | 'version' | 'changedAt' | 'decisions'>;
+
+/** What of an item counts as a change of it. */
+export function isolationEssence(item: IsolationState): string {
+  const {
+    instanceId: id,
+    profile,
+    applied,
+    mode: how,
+    interfaces,
+    reasons,
+    steps,
+    definition,
+    tenant,
+  } = item;
+  const kept = item.drift.slice(0, DRIFTS_KEPT);
+  return canonicalJson([id, profile, applied, how, interfaces, reasons, kept, steps, definition, tenant]);
+}
+
 /** The next `isolation#` item; the very same object when nothing of it changes. */
 export function nextIsolation(
   before: IsolationItem | undefined,
-  change: {
-    readonly instanceId: string;
-    readonly profile: Profile;
-    readonly applied: boolean;
-    readonly mode: Mode;
-    readonly interfaces: readonly InterfaceRecord[];
-    readonly reasons: readonly string[];
-    readonly now: Date;
+  wanted: {
+    readonly [K in keyof IsolationState]: IsolationState[K] extends readonly (infer E)[]
+      ? readonly E[]
+      : IsolationState[K];
   },
+  now: Date,
 ): Omit<IsolationItem, 'pk' | 'version'> {
-  const { now, ...wanted } = change;
-  const essence = (
-    of: Pick<IsolationItem, 'profile' | 'applied' | 'mode'> & { interfaces: unknown; reasons: unknown },
-  ) => canonicalJson([of.profile, of.applied, of.mode, of.interfaces, of.reasons]);
-  if (before && essence(before) === essence(wanted)) return before;
-  const last = before?.decisions[0];
-  const repeated =
-    last?.profile === wanted.profile &&
-    last.mode === wanted.mode &&
-    last.reasons.join() === wanted.reasons.join();
-  const decision = {
-    at: now.toISOString(),
-    profile: wanted.profile,
-    mode: wanted.mode,
-    reasons: [...wanted.reasons],
-  };
-  return {
+  const state: IsolationState = {
     ...wanted,
     interfaces: [...wanted.interfaces],
-    reasons: [...wanted.reasons],
-    changedAt: now.toISOString(),
+    reasons: [...new Set(wanted.reasons)],
+    drift: wanted.drift.slice(0, DRIFTS_KEPT),
+    steps: [...wanted.steps],
+  };
+  if (before && isolationEssence(before) === isolationEssence(state)) return before;
+  const last = before?.decisions[0];
+  const repeated =
+    last?.profile === state.profile &&
+    last.mode === state.mode &&
+    last.reasons.join() === state.reasons.join();
+  const at = now.toISOString();
+  const decision = { at, profile: state.profile, mode: state.mode, reasons: [...state.reasons] };
+  return {
+    ...state,
+    changedAt: at,
     decisions: repeated
       ? (before?.decisions ?? [])
       : [decision, ...(before?.decisions ?? [])].slice(0, DECISIONS_KEPT),

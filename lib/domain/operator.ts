@@ -30,6 +30,8 @@ export const operatorItem = z.strictObject({
   rotate: z.record(diskUuid, decided).optional(),
   /** What interfaces that started in a Casemate group get in `workload`: security groups by interface id. */
   workloadGroups: z.record(z.string(), z.array(z.string())).optional(),
+  /** Whose VM it is, confirmed: its tag may say so from now on. */
+  tenant: decided.extend({ tenant: z.string().min(1) }).optional(),
   /** Newest first, at most 20. */
   history: z.array(decided.extend({ what: z.string() })),
 });
@@ -44,7 +46,7 @@ export interface OperatorChange {
   readonly what: string;
   readonly decision: OperatorDecision;
   readonly set: {
-    readonly [M in 'quarantine' | 'hold' | 'leaveScope' | 'enrol' | 'workloadGroups']?:
+    readonly [M in 'quarantine' | 'hold' | 'leaveScope' | 'enrol' | 'workloadGroups' | 'tenant']?:
       | OperatorItem[M]
       | undefined;
   };

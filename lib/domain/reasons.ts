@@ -133,6 +133,21 @@ export const REASONS = {
     'The security groups of Casemate could not be made in the VPC of the interface: see its logs.',
   NO_ORIGINAL_GROUPS:
     'The interface has no groups of its own to be given back: casemate restore i-… --groups eni-…=sg-… names them.',
+  DRIFT_PUT_BACK: 'Somebody else changed the groups of a fenced interface; they were put back.',
+  DRIFT_REPORTED: 'Somebody changed the groups of an interface in workload. That is theirs to do.',
+  DRIFT_FOUGHT:
+    'The groups of an interface were put back three times within ten minutes and changed again: find out who does it (CloudTrail, ModifyNetworkInterfaceAttribute). It is put back again ten minutes later.',
+  GUARD_REACHED:
+    'Policy contained as many VMs of the VPC, Auto Scaling group or tenant as it may; this one waits where it is. Look at casemate guard list, then casemate quarantine, or casemate guard open.',
+  PROTECTED_FROM_POLICY: 'The VM is on the list that policy never contains. An operator can.',
+  TENANT_CHANGED:
+    'The tenant tag names another than before; the former counts until an operator confirms: casemate tenant.',
+  CUT_REFUSED_PUBLIC:
+    'Tracked flows of an interface with a public address are not cut: it would be open to everybody meanwhile.',
+  CUT_FAILED:
+    'Tracked flows could not be cut: the interface is closed to new ones, established ones may live on.',
+  ADDRESS_ELSEWHERE:
+    'An Elastic IP address that was to be given back is on another interface now, and stays there.',
   ORIGINAL_GROUP_GONE:
     'A group that the interface had was deleted, so the fence stays: casemate restore i-… --groups eni-…=sg-… names what it gets.',
 } as const;

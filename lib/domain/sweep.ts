@@ -1,4 +1,5 @@
 import { type Divergence, divergences, type VmRecord, volumesWithoutKey } from './convergence.ts';
+import type { Enforcement } from './guard.ts';
 import type { SweepHint } from './hints.ts';
 import type { Mode } from './isolation.ts';
 
@@ -23,7 +24,7 @@ export interface SweepPlan {
 export function planSweep(
   fleet: ReadonlyMap<string, VmRecord>,
   liveIds: readonly string[],
-  mode: Mode,
+  enforcement: Enforcement | Mode,
   now: Date,
 ): SweepPlan {
   const diverged = new Map<string, readonly Divergence[]>();
@@ -33,12 +34,12 @@ export function planSweep(
   for (const [id, record] of fleet) {
     if (record.vm.gone) continue;
     ids.add(id);
-    const found = divergences(record, mode, now);
+    const found = divergences(record, enforcement, now);
     if (found.length > 0) diverged.set(id, found);
     // The rules of the groups are put right when a fenced VM is looked at: one for each VPC.
-    // A VM can have interfaces in several.
-    if (mode === 'enforce' && record.isolation && record.isolation.profile !== 'workload') {
-      for (const { vpcId } of record.vm.observation.interfaces) healers.set(vpcId, id);
+    const { vpcId } = record.vm.observation;
+    if (record.isolation?.mode === 'enforce' && vpcId && record.isolation.profile !== 'workload') {
+      healers.set(vpcId, id);
     }
     const ageSeconds = (now.getTime() - Date.parse(record.vm.firstSeenAt)) / 1000;
     if (ageSeconds > KEY_OVERDUE_SECONDS) overdueVolumes.push(...volumesWithoutKey(record));

@@ -11,6 +11,8 @@ import {
 } from './synthesized.ts';
 
 const stack = synthesize();
+/** With every step of containing a VM that can be asked for, and so with every power that its code can use. */
+const withAllSteps = synthesize({ cutTrackedFlows: true, detachElasticIps: true });
 const allRoles = stack.ofType('AWS::IAM::Role').map((role) => ({ role, powers: stack.powersOf(role) }));
 
 const touches = (statement: Statement, id: string) => statement.resources.some((r) => r.includes(`"${id}"`));
@@ -74,10 +76,10 @@ async function callsOf(name: FunctionName): Promise<string[]> {
 
 describe('the roles of the functions', () => {
   test.each(FUNCTION_NAMES)('%s may make exactly the AWS calls that its code makes', async (name) => {
-    const granted = stack
+    const granted = withAllSteps
       .powersOfFunction(name)
       // The state key is used by DynamoDB and SQS in the role's name, which the next test is about.
-      .filter((statement) => !touches(statement, stack.stateKey.id));
+      .filter((statement) => !touches(statement, withAllSteps.stateKey.id));
     const called = await callsOf(name);
     expect(called.length).toBeGreaterThan(0);
     expect(actionsOf(granted).filter((action) => !NOT_CALLED_BY_CODE.includes(action))).toEqual(called);
@@ -170,15 +172,34 @@ describe('disk keys and networks', () => {
 
   test('security groups can be changed only where Casemate made them, and never opened inbound', () => {
     const powers = stack.powersOfFunction('apply-isolation');
-    const rules = powers.filter((s) => s.actions.some((a) => /SecurityGroup(In|E)gress$/.test(a)));
+    const rules = powers.filter((s) =>
+      s.actions.some((a) => /SecurityGroup((In|E)gress)?$/.test(a) && !a.includes('Create')),
+    );
     expect(actionsOf(rules)).toEqual([
       'ec2:AuthorizeSecurityGroupEgress',
+      'ec2:DeleteSecurityGroup',
       'ec2:RevokeSecurityGroupEgress',
       'ec2:RevokeSecurityGroupIngress',
     ]);
     for (const statement of rules) {
       expect(statement.Condition).toEqual({ StringEquals: { 'aws:ResourceTag/casemate:managed': 'true' } });
     }
+  });
+
+  test('a profile that lets something in opens only groups that were made for that', () => {
+    const powers = withAllSteps.powersOfFunction('apply-isolation');
+    const opening = powers.filter((s) => s.actions.includes('ec2:AuthorizeSecurityGroupIngress'));
+    expect(opening.map((s) => [s.actions, s.Condition])).toEqual([
+      [
+        ['ec2:AuthorizeSecurityGroupIngress'],
+        {
+          StringEquals: {
+            'aws:ResourceTag/casemate:managed': 'true',
+            'aws:ResourceTag/casemate:ingress': 'true',
+          },
+        },
+      ],
+    ]);
   });
 
   test('a security group can be made only with the tag of Casemate, and tagged only while it is made', () => {
@@ -209,7 +230,10 @@ describe('the kinds of the state table', () => {
       PutItem: ['posture', 'collateral'],
       UpdateItem: ['nonce'],
     },
-    'apply-isolation': { BatchGetItem: ['vm', 'posture', 'isolation', 'operator'], PutItem: ['isolation'] },
+    'apply-isolation': {
+      BatchGetItem: ['vm', 'posture', 'isolation', 'operator', 'guard'],
+      PutItem: ['isolation', 'guard'],
+    },
     'issue-challenge': { PutItem: ['nonce'] },
     'enrol-agent': {
       BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],

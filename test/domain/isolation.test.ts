@@ -1,15 +1,19 @@
 import { describe, expect, test } from '@jest/globals';
 import * as fc from 'fast-check';
 import {
+  type Drift,
   decideProfile,
   type InterfaceRecord,
   type IsolationItem,
+  type Known,
+  knownOf,
   nextIsolation,
   type Profile,
   type ProfileFacts,
   planIsolation,
   sameGroups,
   settleIsolation,
+  type Target,
 } from '../../lib/domain/isolation.ts';
 import type { PostureItem } from '../../lib/domain/posture.ts';
 import type { ObservedInterface, VmItem } from '../../lib/domain/vm.ts';
@@ -29,6 +33,41 @@ const OWN = { probation: 'sg-00000001', quarantine: 'sg-00000002' };
 const ORIGINALS = ['sg-0000aaaa', 'sg-0000bbbb'];
 const ENI = anInterface().id;
 
+const targetOf = (profile: Profile, groupsOf: GroupsOf): Target => ({
+  kind: profile === 'workload' ? 'originals' : 'groups',
+  profile,
+  groupsIn: (vpcId) => {
+    const groups = groupsOf(vpcId);
+    return groups && profile !== 'workload' ? [groups[profile]] : undefined;
+  },
+  isOwn: (group) => /^sg-[0b]000000[12]$/.test(group),
+});
+type GroupsOf = (vpcId: string) => Record<'probation' | 'quarantine', string> | undefined;
+
+/** Not settled: nothing that differs is anybody's doing. */
+const planFor = (
+  profile: Profile,
+  interfaces: readonly ObservedInterface[],
+  records: readonly InterfaceRecord[],
+  groupsOf: GroupsOf,
+  named: Record<string, string[]> = {},
+) => {
+  const known = { records, settled: false, drift: [] };
+  const { drift, ...plan } = planIsolation(targetOf(profile, groupsOf), interfaces, known, {
+    named,
+    now: NOW,
+  });
+  expect(drift).toEqual([]);
+  return plan;
+};
+const settleFor = (
+  profile: Profile,
+  planned: readonly InterfaceRecord[],
+  readBack: readonly ObservedInterface[],
+  groupsOf: GroupsOf,
+  named: Record<string, string[]> = {},
+) => settleIsolation(targetOf(profile, groupsOf), planned, readBack, named);
+
 const record = (overrides: Partial<InterfaceRecord> = {}): InterfaceRecord => ({
   id: ENI,
   originals: ORIGINALS,
@@ -44,21 +83,19 @@ test('each interface is fenced by the groups of its own VPC, and one without gro
     ['vpc-b', { probation: 'sg-b0000001', quarantine: 'sg-b0000002' }],
   ]);
   const groupsOf = (vpcId: string) => groups.get(vpcId);
-  const plan = planIsolation('quarantine', [anInterface(), inB, inC], [], groupsOf);
+  const plan = planFor('quarantine', [anInterface(), inB, inC], [], groupsOf);
   expect(plan.changes).toEqual([
     { interfaceId: anInterface().id, groups: [OWN.quarantine] },
     { interfaceId: inB.id, groups: ['sg-b0000002'] },
   ]);
   expect(plan.left).toEqual([{ interfaceId: inC.id, reason: 'NO_GROUPS_IN_VPC' }]);
-  expect(settleIsolation('quarantine', plan.records, [anInterface(), inB, inC], groupsOf).applied).toBe(
-    false,
-  );
+  expect(settleFor('quarantine', plan.records, [anInterface(), inB, inC], groupsOf).applied).toBe(false);
 });
 
 test('an answer of EC2 that is older than the last change does not lose the originals', () => {
   const stale = anInterface({ groups: [OWN.probation] });
   const restored = { id: stale.id, originals: null, groups: ['sg-0000aaaa'] };
-  const plan = planIsolation('probation', [stale], [restored], () => OWN);
+  const plan = planFor('probation', [stale], [restored], () => OWN);
   expect(plan.records).toMatchObject([{ originals: ['sg-0000aaaa'] }]);
 });
 
@@ -169,7 +206,7 @@ describe('groups are compared as sets', () => {
 
 describe('taking an interface into probation', () => {
   test('records its groups as originals and changes it', () => {
-    expect(planIsolation('probation', [anInterface()], [], () => OWN)).toEqual({
+    expect(planFor('probation', [anInterface()], [], () => OWN)).toEqual({
       records: [{ id: ENI, originals: ORIGINALS, groups: ORIGINALS }],
       changes: [{ interfaceId: ENI, groups: [OWN.probation] }],
       left: [],
@@ -178,7 +215,7 @@ describe('taking an interface into probation', () => {
 
   test('does not record originals a second time', () => {
     const drifted = anInterface({ groups: ['sg-0000dddd'] });
-    expect(planIsolation('probation', [drifted], [record()], () => OWN)).toEqual({
+    expect(planFor('probation', [drifted], [record()], () => OWN)).toEqual({
       records: [record({ groups: ['sg-0000dddd'] })],
       changes: [{ interfaceId: ENI, groups: [OWN.probation] }],
       left: [],
@@ -187,28 +224,23 @@ describe('taking an interface into probation', () => {
 
   test('never records a group of its own', () => {
     const mixed = anInterface({ groups: [OWN.probation, OWN.quarantine, 'sg-0000aaaa'] });
-    expect(planIsolation('probation', [mixed], [], () => OWN).records).toEqual([
+    expect(planFor('probation', [mixed], [], () => OWN).records).toEqual([
       { id: ENI, originals: ['sg-0000aaaa'], groups: [OWN.probation, OWN.quarantine, 'sg-0000aaaa'] },
     ]);
   });
 
   test('records that an interface launched in the probation group has no originals', () => {
-    const plan = planIsolation('probation', [anInterface({ groups: [OWN.probation] })], [], () => OWN);
+    const plan = planFor('probation', [anInterface({ groups: [OWN.probation] })], [], () => OWN);
     expect(plan).toMatchObject({ records: [{ originals: [] }], changes: [] });
   });
 
   test('changes nothing where it holds, in whatever order', () => {
-    const plan = planIsolation(
-      'probation',
-      [anInterface({ groups: [OWN.probation] })],
-      [record()],
-      () => OWN,
-    );
+    const plan = planFor('probation', [anInterface({ groups: [OWN.probation] })], [record()], () => OWN);
     expect(plan).toEqual({ records: [record()], changes: [], left: [] });
   });
 
   test('reports a requester-managed interface and does not touch it', () => {
-    const plan = planIsolation('probation', [anInterface({ managedBy: 'requester' })], [], () => OWN);
+    const plan = planFor('probation', [anInterface({ managedBy: 'requester' })], [], () => OWN);
     expect(plan).toEqual({
       records: [{ id: ENI, originals: null, groups: ORIGINALS }],
       changes: [],
@@ -217,7 +249,7 @@ describe('taking an interface into probation', () => {
   });
 
   test('from quarantine keeps the originals', () => {
-    const plan = planIsolation(
+    const plan = planFor(
       'probation',
       [anInterface({ groups: [OWN.quarantine] })],
       [record({ groups: [OWN.quarantine] })],
@@ -232,7 +264,7 @@ describe('taking an interface into probation', () => {
 
 describe('giving an interface back', () => {
   test('restores exactly the originals', () => {
-    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], [record()], () => OWN);
+    const plan = planFor('workload', [anInterface({ groups: [OWN.probation] })], [record()], () => OWN);
     expect(plan).toEqual({
       records: [record()],
       changes: [{ interfaceId: ENI, groups: ORIGINALS }],
@@ -241,7 +273,7 @@ describe('giving an interface back', () => {
   });
 
   test('changes nothing when the originals are there in another order', () => {
-    const plan = planIsolation(
+    const plan = planFor(
       'workload',
       [anInterface({ groups: [...ORIGINALS].reverse() })],
       [record()],
@@ -252,7 +284,7 @@ describe('giving an interface back', () => {
 
   test('leaves alone what an interface carries once its originals were given back', () => {
     const theirs = anInterface({ groups: ['sg-0000dddd'] });
-    expect(planIsolation('workload', [theirs], [record({ originals: null })], () => OWN)).toEqual({
+    expect(planFor('workload', [theirs], [record({ originals: null })], () => OWN)).toEqual({
       records: [record({ originals: null, groups: ['sg-0000dddd'] })],
       changes: [],
       left: [],
@@ -263,7 +295,7 @@ describe('giving an interface back', () => {
     ['started in the probation group', [record({ originals: [] })]],
     ['was put into a Casemate group by somebody else', []],
   ])('says that an interface has none when it %s', (_, known) => {
-    const plan = planIsolation('workload', [anInterface({ groups: [OWN.probation] })], known, () => OWN);
+    const plan = planFor('workload', [anInterface({ groups: [OWN.probation] })], known, () => OWN);
     expect(plan).toMatchObject({
       changes: [],
       left: [{ interfaceId: ENI, reason: 'NO_ORIGINAL_GROUPS' }],
@@ -271,9 +303,7 @@ describe('giving an interface back', () => {
   });
 
   test('does not report a requester-managed interface as left: it is open already', () => {
-    expect(planIsolation('workload', [anInterface({ managedBy: 'requester' })], [], () => OWN).left).toEqual(
-      [],
-    );
+    expect(planFor('workload', [anInterface({ managedBy: 'requester' })], [], () => OWN).left).toEqual([]);
   });
 });
 
@@ -281,7 +311,7 @@ describe('groups that an operator named', () => {
   const NAMED = { [ENI]: ['sg-0000eeee'] };
   const fenced = anInterface({ groups: [OWN.probation] });
   const planned = (known: InterfaceRecord[], named: Record<string, string[]> = NAMED) =>
-    planIsolation('workload', [fenced], known, () => OWN, named);
+    planFor('workload', [fenced], known, () => OWN, named);
 
   test.each([
     ['started in the probation group', [record({ originals: [] })]],
@@ -291,7 +321,7 @@ describe('groups that an operator named', () => {
     const plan = planned(known);
     expect([plan.changes, plan.left]).toEqual([[{ interfaceId: ENI, groups: ['sg-0000eeee'] }], []]);
     const open = anInterface({ groups: ['sg-0000eeee'] });
-    expect(settleIsolation('workload', plan.records, [open], () => OWN, NAMED)).toEqual({
+    expect(settleFor('workload', plan.records, [open], () => OWN, NAMED)).toEqual({
       applied: true,
       records: [{ id: ENI, originals: null, groups: ['sg-0000eeee'] }],
     });
@@ -304,33 +334,33 @@ describe('groups that an operator named', () => {
   test('are waited for, behind the fence, where an original was deleted', () => {
     const plan = planned([record({ gone: ['sg-0000bbbb'] })], {});
     expect([plan.changes, plan.left]).toEqual([[], [{ interfaceId: ENI, reason: 'ORIGINAL_GROUP_GONE' }]]);
-    const settled = settleIsolation('workload', plan.records, [fenced], () => OWN);
+    const settled = settleFor('workload', plan.records, [fenced], () => OWN);
     expect(settled).toMatchObject({ applied: false, records: [{ originals: ORIGINALS }] });
   });
 
   test('are not needed where somebody put other groups in the place of ours by hand', () => {
     const byHand = anInterface({ groups: ['sg-0000cccc'] });
-    const plan = planIsolation('workload', [byHand], [record({ originals: [] })], () => OWN);
+    const plan = planFor('workload', [byHand], [record({ originals: [] })], () => OWN);
     expect([plan.changes, plan.left]).toEqual([[], []]);
-    expect(settleIsolation('workload', plan.records, [byHand], () => OWN)).toMatchObject({ applied: true });
+    expect(settleFor('workload', plan.records, [byHand], () => OWN)).toMatchObject({ applied: true });
   });
 });
 
 describe('an interface that is detached', () => {
   test('keeps its originals while others are planned', () => {
     const gone = record({ id: 'eni-00000009' });
-    const plan = planIsolation('quarantine', [anInterface()], [gone], () => OWN);
+    const plan = planFor('quarantine', [anInterface()], [gone], () => OWN);
     expect(plan.records).toContainEqual(gone);
     expect(plan.changes.map((c) => c.interfaceId)).toEqual([ENI]);
   });
 
   test('is forgotten when it has nothing to be given back', () => {
     const gone = record({ id: 'eni-00000009', originals: null });
-    expect(planIsolation('probation', [anInterface()], [gone], () => OWN).records).not.toContainEqual(gone);
+    expect(planFor('probation', [anInterface()], [gone], () => OWN).records).not.toContainEqual(gone);
   });
 
   test('while the plan runs keeps its originals and holds nothing up', () => {
-    const settled = settleIsolation(
+    const settled = settleFor(
       'probation',
       [record(), record({ id: 'eni-00000009' })],
       [anInterface({ groups: [OWN.probation] })],
@@ -344,7 +374,7 @@ describe('an interface that is detached', () => {
   });
 
   test('while the plan runs, with nothing to be given back, is forgotten', () => {
-    const settled = settleIsolation('workload', [record({ originals: null })], [], () => OWN);
+    const settled = settleFor('workload', [record({ originals: null })], [], () => OWN);
     expect(settled).toEqual({ records: [], applied: true });
   });
 });
@@ -352,7 +382,7 @@ describe('an interface that is detached', () => {
 describe('reading back', () => {
   test('believes probation only when every interface carries exactly its group', () => {
     const read = (groups: string[]) =>
-      settleIsolation('probation', [record()], [anInterface({ groups })], () => OWN).applied;
+      settleFor('probation', [record()], [anInterface({ groups })], () => OWN).applied;
     expect(read([OWN.probation])).toBe(true);
     expect(read([OWN.probation, 'sg-0000aaaa'])).toBe(false);
     expect(read([OWN.quarantine])).toBe(false);
@@ -361,13 +391,13 @@ describe('reading back', () => {
 
   test('believes quarantine only of the quarantine group', () => {
     const read = (groups: string[]) =>
-      settleIsolation('quarantine', [record()], [anInterface({ groups })], () => OWN).applied;
+      settleFor('quarantine', [record()], [anInterface({ groups })], () => OWN).applied;
     expect(read([OWN.quarantine])).toBe(true);
     expect(read([OWN.probation])).toBe(false);
   });
 
   test('forgets originals once they were read back in place', () => {
-    expect(settleIsolation('workload', [record()], [anInterface()], () => OWN)).toEqual({
+    expect(settleFor('workload', [record()], [anInterface()], () => OWN)).toEqual({
       records: [{ id: ENI, originals: null, groups: ORIGINALS }],
       applied: true,
     });
@@ -375,7 +405,7 @@ describe('reading back', () => {
 
   test('keeps originals as long as they were not read back in place', () => {
     const half = anInterface({ groups: [ORIGINALS[0] as string] });
-    expect(settleIsolation('workload', [record()], [half], () => OWN)).toEqual({
+    expect(settleFor('workload', [record()], [half], () => OWN)).toEqual({
       records: [{ id: ENI, originals: ORIGINALS, groups: half.groups }],
       applied: false,
     });
@@ -383,18 +413,16 @@ describe('reading back', () => {
 
   test('does not call an interface open that carries a Casemate group and has no originals', () => {
     const stuck = anInterface({ groups: [OWN.probation] });
-    expect(settleIsolation('workload', [record({ originals: [] })], [stuck], () => OWN)).toEqual({
+    expect(settleFor('workload', [record({ originals: [] })], [stuck], () => OWN)).toEqual({
       records: [record({ originals: [] })],
       applied: false,
     });
-    expect(settleIsolation('workload', [record({ originals: null })], [stuck], () => OWN).applied).toBe(
-      false,
-    );
+    expect(settleFor('workload', [record({ originals: null })], [stuck], () => OWN).applied).toBe(false);
   });
 
   test('is not held up by a requester-managed interface', () => {
     const theirs = anInterface({ managedBy: 'requester' });
-    expect(settleIsolation('quarantine', [record({ originals: null })], [theirs], () => OWN)).toEqual({
+    expect(settleFor('quarantine', [record({ originals: null })], [theirs], () => OWN)).toEqual({
       records: [record({ originals: null, groups: ORIGINALS })],
       applied: true,
     });
@@ -402,7 +430,7 @@ describe('reading back', () => {
 
   test('does not believe a profile that an interface attached meanwhile is not in', () => {
     const late = anInterface({ id: 'eni-00000009' });
-    const settled = settleIsolation(
+    const settled = settleFor(
       'probation',
       [record()],
       [anInterface({ groups: [OWN.probation] }), late],
@@ -441,7 +469,7 @@ describe('any history of profiles and of interfaces that come, go and drift', ()
             else if (s.kind === 'attach') attached.add(s.index);
             else {
               const present = () => enis.filter((_, i) => attached.has(i));
-              const plan = planIsolation(s.profile, present(), known, () => OWN);
+              const plan = planFor(s.profile, present(), known, () => OWN);
               known = plan.records; // stored before anything is changed
               if (!s.fails) {
                 for (const change of plan.changes) {
@@ -449,7 +477,7 @@ describe('any history of profiles and of interfaces that come, go and drift', ()
                   enis[i] = { ...(enis[i] as ObservedInterface), groups: [...change.groups] };
                 }
               }
-              const settled = settleIsolation(s.profile, known, present(), () => OWN);
+              const settled = settleFor(s.profile, known, present(), () => OWN);
               known = settled.records;
               if (!s.fails) expect(settled.applied).toBe(true);
             }
@@ -467,21 +495,94 @@ describe('any history of profiles and of interfaces that come, go and drift', ()
   });
 });
 
+describe('what somebody else changed', () => {
+  const drifted = anInterface({ groups: ['sg-0000dddd'] });
+  const settled = (drift: Drift[] = [], profile: Profile = 'probation') => ({
+    records: [record({ groups: [profile === 'workload' ? 'sg-0000aaaa' : OWN.probation] })],
+    settled: true,
+    drift,
+  });
+  const putBack = (secondsAgo: number): Drift => ({
+    at: later(-secondsAgo).toISOString(),
+    interfaceId: ENI,
+    found: ['sg-0000dddd'],
+    action: 'put-back',
+  });
+  const plan = (known: Known, profile: Profile = 'probation', eni = drifted) =>
+    planIsolation(
+      targetOf(profile, () => OWN),
+      [eni],
+      known,
+      { now: NOW },
+    );
+
+  test('on a fenced interface is put back, and noted with what was found', () => {
+    expect(plan(settled())).toMatchObject({
+      changes: [{ interfaceId: ENI, groups: [OWN.probation] }],
+      drift: [{ interfaceId: ENI, found: ['sg-0000dddd'], action: 'put-back', at: AT }],
+      left: [],
+    });
+  });
+
+  test('is not the doing of somebody else where the profile was not read back before', () => {
+    expect(plan({ ...settled(), settled: false })).toMatchObject({ changes: [{}], drift: [] });
+  });
+
+  test('three times within ten minutes is left at the fourth, and said', () => {
+    const thrice = [putBack(10), putBack(200), putBack(599)];
+    expect(plan(settled(thrice))).toMatchObject({
+      changes: [],
+      left: [{ interfaceId: ENI, reason: 'DRIFT_FOUGHT' }],
+      drift: [{ action: 'fought' }],
+    });
+    // Found again by the next event: still left, and not noted again.
+    expect(plan({ ...settled(thrice), settled: false })).toMatchObject({
+      changes: [],
+      left: [{ reason: 'DRIFT_FOUGHT' }],
+      drift: [],
+    });
+  });
+
+  test('is put back again once ten minutes passed', () => {
+    const before = [putBack(10), putBack(200), putBack(600)];
+    expect(plan(settled(before))).toMatchObject({ changes: [{}], drift: [{ action: 'put-back' }] });
+  });
+
+  test('on another interface does not count', () => {
+    const others = [putBack(1), putBack(2), { ...putBack(3), interfaceId: 'eni-00000009' }];
+    expect(plan(settled(others)).changes).toHaveLength(1);
+  });
+
+  test('in workload is theirs: reported, and left', () => {
+    const known = { ...settled([], 'workload'), records: [record({ originals: null, groups: ORIGINALS })] };
+    expect(plan(known, 'workload')).toMatchObject({ changes: [], left: [], drift: [{ action: 'reported' }] });
+  });
+
+  test('counts anew in another profile, so that a fight over one never keeps a VM from the next', () => {
+    const item = anIsolation({ profile: 'probation', definition: 'probation', drift: [putBack(1)] });
+    expect(knownOf(item, { profile: 'probation', definition: 'probation' })).toMatchObject({
+      settled: true,
+      drift: [{}],
+    });
+    for (const other of [
+      { profile: 'quarantine' as const, definition: 'quarantine' },
+      { profile: 'probation' as const, definition: 'probation-of-acme' },
+    ]) {
+      expect(knownOf(item, other)).toMatchObject({ settled: false, drift: [] });
+    }
+    expect(knownOf({ ...item, mode: 'observe' }, item as never).settled).toBe(false);
+  });
+});
+
 describe('the next item', () => {
   const change = (overrides: Partial<Parameters<typeof nextIsolation>[1]> = {}) => ({
-    instanceId: anIsolation().instanceId,
-    profile: 'workload' as Profile,
-    applied: true,
-    mode: 'enforce' as const,
-    interfaces: anIsolation().interfaces,
-    reasons: ['POSTURE_PROVEN'],
-    now: later(60),
+    ...anIsolation(),
     ...overrides,
   });
 
   test('is the very same object when nothing changed', () => {
     const before = anIsolation();
-    expect(nextIsolation(before, change())).toBe(before);
+    expect(nextIsolation(before, change(), later(60))).toBe(before);
   });
 
   test.each([
@@ -490,8 +591,11 @@ describe('the next item', () => {
     ['mode', { mode: 'observe' as const }],
     ['interfaces', { interfaces: [] }],
     ['reasons', { reasons: ['OTHER'] }],
+    ['definition', { definition: 'other' }],
+    ['tenant', { tenant: 'acme' }],
+    ['drift', { drift: [{ at: AT, interfaceId: ENI, found: [], action: 'reported' as const }] }],
   ])('is another when %s changed', (_, overrides) => {
-    expect(nextIsolation(anIsolation(), change(overrides))).toMatchObject({
+    expect(nextIsolation(anIsolation(), change(overrides), later(60))).toMatchObject({
       ...overrides,
       changedAt: later(60).toISOString(),
     });
@@ -503,9 +607,10 @@ describe('the next item', () => {
       for (const applied of [false, true]) {
         const next = nextIsolation(
           item,
-          change({ profile: i % 2 ? 'workload' : 'probation', applied, now: later(i) }),
+          change({ profile: i % 2 ? 'workload' : 'probation', applied }),
+          later(i),
         );
-        item = { pk: 'isolation#', version: 1, ...next };
+        item = { ...next, pk: 'isolation#', version: 1 };
       }
     }
     expect(item?.decisions.map((d) => d.at)).toEqual(

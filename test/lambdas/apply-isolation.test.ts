@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import { createHandler } from '../../lambdas/apply-isolation/handler.ts';
-import type { ProbationEgress } from '../../lambdas/aws/ec2.ts';
 import type { OperatorChange } from '../../lib/domain/operator.ts';
+import type { ProbationEgress } from '../../lib/domain/profiles.ts';
 import type { WorldVm } from '../world/ec2.ts';
+import { isolationSettings } from '../world/isolation.ts';
 import { anOperator, aPosture, DECISION } from '../world/items.ts';
 import { CONTEXT, enveloped, sqsEvent, sqsRecord } from '../world/recorded.ts';
 import { launch } from '../world/vm.ts';
@@ -226,21 +227,6 @@ describe('when AWS says no', () => {
     expect(item()?.['reasons']).toContain('NO_GROUPS_IN_VPC');
   });
 
-  test('to the groups of a new interface’s VPC, a contained VM is at no moment said to be still contained', async () => {
-    await run(changed());
-    vm.interfaces.push({ id: 'eni-00000011', groups: ['sg-0000cccc'], vpcId: 'vpc-00000002' });
-    world.fail('CreateSecurityGroup', throttled());
-    const said: unknown[] = [];
-    world.stand(async (call, go) => {
-      const answer = await go();
-      if (call.name === 'PutItem') said.push(item()?.['applied']);
-      return answer;
-    });
-    await run(changed());
-    expect(said.length).toBeGreaterThan(0);
-    expect(said).not.toContain(true);
-  });
-
   test('to the announcement, the redelivered message makes it', async () => {
     const heal = world.fail('PutEvents', throttled());
     await expect(run(changed())).resolves.toEqual({ batchItemFailures: [{ itemIdentifier: 'm-1' }] });
@@ -394,7 +380,8 @@ describe('in observe mode', () => {
 
 describe('the probation group', () => {
   const withEgress = (probationEgress: ProbationEgress) => {
-    const handler = createHandler({ ...world.common(), ec2: world.client, mode: 'enforce', probationEgress });
+    const settings = isolationSettings('enforce', { probationEgress });
+    const handler = createHandler({ ...world.common(), ec2: world.client, ...settings });
     return handler(sqsEvent(changed()), CONTEXT);
   };
   const egress = () => groupOf('casemate-probation')?.IpPermissionsEgress;

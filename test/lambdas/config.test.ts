@@ -18,6 +18,13 @@ const queueDriven = { ...common, BUS_NAME: 'casemate', REJECTED_QUEUE_URL: 'http
 const agentApi = { ...common, API_ORIGIN: 'https://api.example', CALLER_IDENTITY: 'iam' };
 const egress = { kind: 'endpoints', securityGroupIds: ['sg-00000001'], prefixListIds: ['pl-00000001'] };
 
+const guards = {
+  share: 0.25,
+  minimum: 5,
+  windowSeconds: 3600,
+  protected: { instanceIds: [], autoScalingGroups: [] },
+};
+
 const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => object, Environment])[] = [
   ['observe-vm', observeVm, queueDriven],
   [
@@ -38,9 +45,22 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
   [
     'apply-isolation',
     applyIsolation,
-    { ...queueDriven, MODE: 'enforce', PROBATION_EGRESS: JSON.stringify(egress) },
+    {
+      ...queueDriven,
+      MODE: 'enforce',
+      ENFORCE_SHARE: '0.5',
+      PROBATION_EGRESS: JSON.stringify(egress),
+      GUARDS: JSON.stringify(guards),
+      CUT_TRACKED_FLOWS: 'false',
+      DETACH_ELASTIC_IPS: 'true',
+      OWN_QUEUE_URL: 'https://sqs.example/apply-isolation',
+    },
   ],
-  ['sweep', sweep, { ...common, OBSERVE_QUEUE_URL: 'https://sqs.example/observe', MODE: 'observe' }],
+  [
+    'sweep',
+    sweep,
+    { ...common, OBSERVE_QUEUE_URL: 'https://sqs.example/observe', MODE: 'observe', ENFORCE_SHARE: '1' },
+  ],
   ['issue-challenge', issueChallenge, { ...common, CALLER_IDENTITY: 'iam' }],
   [
     'enrol-agent',
@@ -130,6 +150,9 @@ describe('a setting is refused', () => {
     ['PROBATION_EGRESS', 3, { PROBATION_EGRESS: '{"kind":"anywhere"}' }],
     ['PROBATION_EGRESS', 3, { PROBATION_EGRESS: JSON.stringify({ ...egress, cidrs: ['0.0.0.0/0'] }) }],
     ['PROBATION_EGRESS', 3, { PROBATION_EGRESS: JSON.stringify({ ...egress, securityGroupIds: ['vpc-1'] }) }],
+    ['ENFORCE_SHARE', 3, { ENFORCE_SHARE: '1.5' }],
+    ['GUARDS', 3, { GUARDS: JSON.stringify({ ...guards, share: 0 }) }],
+    ['CUT_TRACKED_FLOWS', 3, { CUT_TRACKED_FLOWS: 'yes' }],
     ['OBSERVE_QUEUE_URL', 4, { OBSERVE_QUEUE_URL: 'observe' }],
     ['CALLER_IDENTITY', 5, { CALLER_IDENTITY: 'none' }],
     ['CALLER_IDENTITY', 6, { CALLER_IDENTITY: 'IAM' }],

@@ -1,10 +1,15 @@
 import {
+  AssociateAddressCommand,
   AuthorizeSecurityGroupEgressCommand,
+  AuthorizeSecurityGroupIngressCommand,
   CreateSecurityGroupCommand,
+  DeleteSecurityGroupCommand,
+  DescribeAddressesCommand,
   DescribeInstancesCommand,
   DescribeNetworkInterfacesCommand,
   DescribeSecurityGroupsCommand,
   DescribeVolumesCommand,
+  DisassociateAddressCommand,
   EC2Client,
   type Filter,
   type IpPermission,
@@ -20,6 +25,8 @@ export interface WorldInterface {
   /** The VM's, unless told. */
   readonly vpcId?: string;
   readonly requesterManaged?: boolean;
+  /** One that EC2 gave it by itself. */
+  readonly publicAddress?: boolean;
 }
 
 export interface WorldVm {
@@ -64,6 +71,8 @@ export function fakeEc2(effects: Effects) {
   const groups = new Map<string, WorldGroup>();
   /** Groups of the customer that were deleted. Every other group that an interface had is there. */
   const deletedGroups = new Set<string>();
+  /** Elastic IP addresses, and the interface that each is on. */
+  const addresses = new Map<string, { readonly allocationId: string; interfaceId: string | undefined }>();
   const calls: string[] = [];
   const client = Object.create(EC2Client.prototype) as EC2Client; // it sends nothing anywhere
   let groupCount = 0;
@@ -77,6 +86,11 @@ export function fakeEc2(effects: Effects) {
           return Values.includes(vm.id);
         case 'instance-state-name':
           return Values.includes(vm.state);
+        case 'vpc-id':
+          return Values.includes(vm.vpcId ?? DEFAULT_VPC);
+        case 'tag:aws:autoscaling:groupName':
+        case 'tag:casemate:tenant':
+          return Values.includes(vm.tags[Name.slice('tag:'.length)] ?? '');
         case 'volume-id':
           return vm.volumes.some((v) => Values.includes(v.id));
         case 'network-interface-id':
@@ -88,6 +102,8 @@ export function fakeEc2(effects: Effects) {
       }
     });
 
+  const isPublic = (eni: WorldInterface) =>
+    eni.publicAddress || [...addresses.values()].some(({ interfaceId }) => interfaceId === eni.id);
   const findInterface = (id: string | undefined) =>
     [...vms.values()].flatMap((vm) => vm.interfaces).find((eni) => eni.id === id);
 
@@ -127,6 +143,7 @@ export function fakeEc2(effects: Effects) {
             RequesterManaged: eni.requesterManaged ?? false,
             Groups: eni.groups.map((GroupId) => ({ GroupId })),
             Attachment: { InstanceId: vm.id },
+            ...(isPublic(eni) ? { Association: { PublicIp: '203.0.113.7' } } : {}),
           })),
         ),
       };
@@ -176,7 +193,65 @@ export function fakeEc2(effects: Effects) {
     if (command instanceof RevokeSecurityGroupIngressCommand) {
       return effects.write('revoke ingress', () => {
         const group = groups.get(command.input.GroupId ?? '');
-        if (group) group.IpPermissions = [];
+        const gone = new Set(command.input.IpPermissions?.map((p) => JSON.stringify(p)));
+        if (group) group.IpPermissions = group.IpPermissions.filter((p) => !gone.has(JSON.stringify(p)));
+        return {};
+      });
+    }
+    if (command instanceof AuthorizeSecurityGroupIngressCommand) {
+      return effects.write('authorize ingress', () => {
+        groups.get(command.input.GroupId ?? '')?.IpPermissions.push(...(command.input.IpPermissions ?? []));
+        return {};
+      });
+    }
+    if (command instanceof DeleteSecurityGroupCommand) {
+      const { GroupId = '' } = command.input;
+      return effects.write(`delete ${groups.get(GroupId)?.GroupName}`, () => {
+        const used = [...vms.values()].some((vm) =>
+          vm.interfaces.some((eni) => eni.groups.includes(GroupId)),
+        );
+        if (used) throw named('DependencyViolation');
+        groups.delete(GroupId);
+        return {};
+      });
+    }
+    if (command instanceof DescribeAddressesCommand) {
+      await effects.read();
+      const [filter] = command.input.Filters ?? [];
+      const found = [...addresses.values()].filter((address) => {
+        if (filter?.Name === 'allocation-id') return filter.Values?.includes(address.allocationId);
+        const vm = [...vms.values()].find((v) => v.interfaces.some((eni) => eni.id === address.interfaceId));
+        return vm !== undefined && filter?.Values?.includes(vm.id);
+      });
+      return {
+        Addresses: found.map(({ allocationId, interfaceId }) => ({
+          AllocationId: allocationId,
+          ...(interfaceId
+            ? {
+                AssociationId: `eipassoc-${allocationId}`,
+                NetworkInterfaceId: interfaceId,
+                PrivateIpAddress: '10.0.0.7',
+              }
+            : {}),
+        })),
+      };
+    }
+    if (command instanceof DisassociateAddressCommand) {
+      return effects.write('disassociate address', () => {
+        const id = command.input.AssociationId?.replace('eipassoc-', '') ?? '';
+        const address = addresses.get(id);
+        if (!address?.interfaceId) throw named('InvalidAssociationID.NotFound');
+        address.interfaceId = undefined;
+        return {};
+      });
+    }
+    if (command instanceof AssociateAddressCommand) {
+      return effects.write('associate address', () => {
+        const address = addresses.get(command.input.AllocationId ?? '');
+        if (!address) throw named('InvalidAllocationID.NotFound');
+        const there = address.interfaceId;
+        if (there && there !== command.input.NetworkInterfaceId) throw named('Resource.AlreadyAssociated');
+        address.interfaceId = command.input.NetworkInterfaceId;
         return {};
       });
     }
@@ -204,7 +279,7 @@ export function fakeEc2(effects: Effects) {
   };
   client.send = send as typeof client.send;
 
-  return { client, vms, groups, deletedGroups, calls };
+  return { client, vms, groups, deletedGroups, addresses, calls };
 }
 
 function named(name: string): Error {

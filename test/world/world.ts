@@ -16,12 +16,17 @@ import { defaultPolicies, type EvidencePolicies } from '../../lib/domain/evidenc
 import type { EvidenceRoots } from '../../lib/domain/evidence-judgement.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
-import { compilePolicies, type PolicySources, readPolicySources } from '../../lib/policy/compile.ts';
-import { createPolicyEngine, type PolicyEngine, type PolicySet } from '../../lib/policy/engine.ts';
+import {
+  createPolicyEngine,
+  type PolicyEngine,
+  type PolicySet,
+  readPolicySources,
+} from '../../lib/policy/engine.ts';
 import { fakeDynamoDb } from './dynamodb.ts';
 import { type Ec2State, fakeEc2, REGION } from './ec2.ts';
 import { countEffects } from './effects.ts';
 import { fakeKms } from './kms.ts';
+import { ISOLATION_QUEUE_URL, type IsolationSettings, isolationSettings } from './isolation.ts';
 
 export const QUEUES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
 export type QueueName = (typeof QUEUES)[number];
@@ -76,14 +81,8 @@ let engine: PolicySet | undefined;
 
 /** The project's own policies in Cedar itself. */
 export function projectPolicies(): PolicySet {
-  engine ??= policySet(readPolicySources(new URL('../../policies/', import.meta.url)));
+  engine ??= createPolicyEngine(cedarWasm(), readPolicySources(new URL('../../policies/', import.meta.url)));
   return engine;
-}
-
-/** Any policies in Cedar itself. @throws PolicySetError */
-export function policySet(sources: PolicySources): PolicySet {
-  const wasm = cedarWasm();
-  return createPolicyEngine(wasm, compilePolicies(wasm, sources));
 }
 
 /** Cedar's wasm, as it lies beside each bundle. */
@@ -114,6 +113,8 @@ export function createWorld(
     readonly evidenceRoots?: EvidenceRoots;
     readonly authorities?: readonly X509Certificate[];
     readonly logLevel?: 'SILENT' | 'DEBUG';
+    /** Of apply-isolation. */
+    readonly isolation?: Partial<IsolationSettings>;
     /** A message that came back so often goes to the dead letters; never, unless told. */
     readonly maxReceives?: number;
   } = {},
@@ -167,7 +168,13 @@ export function createWorld(
   const sqs = clientOf(SQSClient);
   sqs.send = (async (command: unknown) => {
     if (command instanceof SendMessageCommand) {
-      const { MessageBody = '', MessageAttributes } = command.input;
+      const { MessageBody = '', MessageAttributes, QueueUrl } = command.input;
+      if (QueueUrl === ISOLATION_QUEUE_URL) {
+        return effects.write('look again later', () => {
+          enqueue('apply-isolation', MessageBody);
+          return {};
+        });
+      }
       return effects.write('reject', () => {
         for (const text of [
           MessageBody,
@@ -231,14 +238,13 @@ export function createWorld(
     'apply-isolation': applyIsolation({
       ...common(),
       ec2: ec2.client,
-      mode,
-      probationEgress: { kind: 'https-anywhere' },
+      ...isolationSettings(mode, options.isolation),
     }),
     sweep: sweep({
       ...common(),
       ec2: ec2.client,
       observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
-      mode,
+      enforcement: isolationSettings(mode, options.isolation).enforcement,
     }),
   });
   const handlers = functionsIn(options.mode ?? 'enforce');

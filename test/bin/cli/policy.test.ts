@@ -67,8 +67,6 @@ describe('casemate policy', () => {
       file: 'mine.cedar',
       effect: 'forbid',
       actions: ['Manage'],
-      refusesInObserve: false,
-      text: UNTRIED,
     });
   });
 

@@ -1,0 +1,579 @@
+import { describe, expect, test } from '@jest/globals';
+import { parseProfiles } from '../../lib/domain/profiles.ts';
+import type { WorldVm } from '../world/ec2.ts';
+import { WorkerKilled } from '../world/effects.ts';
+import type { IsolationSettings } from '../world/isolation.ts';
+import { anOperator, aPosture, DECISION } from '../world/items.ts';
+import { CONTEXT, enveloped, sqsEvent } from '../world/recorded.ts';
+import { launch } from '../world/vm.ts';
+import { createWorld, type World } from '../world/world.ts';
+
+const ORIGINALS = ['sg-0000aaaa', 'sg-0000bbbb'];
+const VPC = 'vpc-0a1b2c3d4e5f60718';
+const EGRESS = { kind: 'https-anywhere' as const };
+let world: World;
+
+async function start(isolation: Partial<IsolationSettings> = {}, vms = 1, overrides: Partial<WorldVm> = {}) {
+  world = createWorld({ isolation });
+  const launched = Array.from({ length: vms }, (_, i) => launch(world, i + 1, structuredClone(overrides)));
+  await observe(...launched);
+  return launched as [WorldVm, ...WorldVm[]];
+}
+/** Puts VMs into the table as observe-vm does, and empties the queues behind it. */
+async function observe(...vms: WorldVm[]) {
+  for (const each of vms) world.stateChange(each);
+  while ((world.queues.get('observe-vm') ?? []).length > 0) {
+    await world.deliver('observe-vm', world.queues.get('observe-vm') ?? []);
+  }
+  for (const queue of world.queues.keys()) world.queues.set(queue, []);
+  world.announced.length = 0;
+}
+const changed = (vm: WorldVm) =>
+  enveloped('casemate', 'VM Changed', {
+    schemaVersion: 1,
+    instanceId: vm.id,
+    at: world.now().toISOString(),
+    state: 'running',
+    managed: true,
+    leavingScope: false,
+    gone: false,
+  });
+const run = (...vms: WorldVm[]) => world.handlers['apply-isolation'](sqsEvent(...vms.map(changed)), CONTEXT);
+const judged = (vm: WorldVm, verdict: 'compliant' | 'noncompliant' | 'unproven') => {
+  const pk = `posture#${vm.id}`;
+  const validUntil = new Date(world.now().getTime() + 900_000).toISOString();
+  world.rows.set(pk, { ...aPosture({ pk, instanceId: vm.id, verdict, validUntil }) });
+};
+const operator = (vm: WorldVm, set: Parameters<typeof anOperator>[0] = {}) => {
+  const pk = `operator#${vm.id}`;
+  world.rows.set(pk, { ...anOperator(set), pk, instanceId: vm.id });
+};
+const item = (vm: WorldVm) => world.rows.get(`isolation#${vm.id}`) as Record<string, unknown>;
+const groupOf = (name: string) =>
+  [...world.groups.values()].find((group) => group.GroupName === name && group.VpcId === VPC);
+const idOf = (name: string) => groupOf(name)?.GroupId ?? `no group ${name}`;
+const groupsOn = (vm: WorldVm) => vm.interfaces.map((eni) => eni.groups);
+const said = () => world.announced.at(-1)?.detail['reasons'];
+
+describe('a fenced interface that somebody else changes', () => {
+  test('is put back three times within ten minutes, then left, announced each time, until ten minutes passed', async () => {
+    const [vm] = await start();
+    await run(vm);
+    const drift = async () => {
+      (vm.interfaces[0] as { groups: string[] }).groups = ['sg-0000dddd'];
+      world.advance(30);
+      await run(vm);
+    };
+    for (let i = 0; i < 3; i++) {
+      await drift();
+      expect(groupsOn(vm)).toEqual([[idOf('casemate-probation')]]);
+      expect(said()).toContain('DRIFT_PUT_BACK');
+    }
+    await drift();
+    expect(groupsOn(vm)).toEqual([['sg-0000dddd']]);
+    expect(item(vm)).toMatchObject({ applied: false, interfaces: [{ originals: ORIGINALS }] });
+    expect(said()).toContain('DRIFT_FOUGHT');
+    world.advance(570);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-probation')]]);
+    expect(item(vm)).toMatchObject({ applied: true });
+    expect(item(vm)['reasons']).not.toContain('DRIFT_FOUGHT');
+  });
+
+  test('is contained nevertheless when an operator says so', async () => {
+    const [vm] = await start();
+    await run(vm);
+    for (let i = 0; i < 4; i++) {
+      (vm.interfaces[0] as { groups: string[] }).groups = ['sg-0000dddd'];
+      await run(vm);
+    }
+    expect(groupsOn(vm)).toEqual([['sg-0000dddd']]);
+    operator(vm);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+    expect(item(vm)).toMatchObject({ applied: true });
+  });
+});
+
+test('a change in workload is reported once and left', async () => {
+  const [vm] = await start();
+  judged(vm, 'compliant');
+  await run(vm);
+  (vm.interfaces[0] as { groups: string[] }).groups = ['sg-0000dddd'];
+  await run(vm);
+  expect(groupsOn(vm)).toEqual([['sg-0000dddd']]);
+  expect(said()).toContain('DRIFT_REPORTED');
+  world.announced.length = 0;
+  await run(vm);
+  expect(world.announced).toEqual([]);
+});
+
+describe('blast-radius guards', () => {
+  const guards = (overrides: Partial<IsolationSettings['guards']> = {}): Partial<IsolationSettings> => ({
+    guards: {
+      share: 0.25,
+      minimum: 2,
+      windowSeconds: 3600,
+      protected: { instanceIds: [], autoScalingGroups: [] },
+      ...overrides,
+    },
+  });
+  const quarantined = (vms: WorldVm[]) =>
+    vms.filter((vm) => groupsOn(vm)[0]?.[0] === idOf('casemate-quarantine'));
+  const inWorkload = async (vms: WorldVm[]) => {
+    for (const vm of vms) judged(vm, 'compliant');
+    await run(...vms);
+  };
+
+  test('let policy contain a quarter of a VPC within an hour; the others wait where they are, and it is said', async () => {
+    const vms = await start(guards(), 12);
+    await inWorkload(vms);
+    for (const vm of vms) judged(vm, 'noncompliant');
+    await run(...vms);
+    expect(quarantined(vms)).toHaveLength(3);
+    const waiting = vms.filter((vm) => !quarantined(vms).includes(vm));
+    for (const vm of waiting) {
+      expect(groupsOn(vm)).toEqual([ORIGINALS]);
+      expect(item(vm)).toMatchObject({ profile: 'workload' });
+      expect(item(vm)['reasons']).toContain('GUARD_REACHED');
+    }
+    expect(world.rows.get(`guard#vpc/${VPC}`)).toMatchObject({
+      contained: { length: 3 },
+      scope: `vpc/${VPC}`,
+    });
+    // The sweep goes on once the window has passed.
+    world.advance(3601);
+    for (const vm of vms) judged(vm, 'noncompliant');
+    await run(...waiting);
+    expect(quarantined(vms)).toHaveLength(6);
+  });
+
+  test('never hold back an operator', async () => {
+    const vms = await start(guards({ minimum: 1, share: 0.01 }), 3);
+    await inWorkload(vms);
+    for (const vm of vms) operator(vm);
+    await run(...vms);
+    expect(quarantined(vms)).toHaveLength(3);
+  });
+
+  test('count a VM that fell back to probation, but none that starts there', async () => {
+    const vms = await start(guards({ minimum: 1, share: 0.01 }), 3);
+    await run(...vms); // all of them start in probation
+    expect(vms.map((vm) => groupsOn(vm)[0])).toEqual(vms.map(() => [idOf('casemate-probation')]));
+    await inWorkload(vms);
+    for (const vm of vms) judged(vm, 'unproven');
+    await run(...vms);
+    expect(vms.filter((vm) => groupsOn(vm)[0]?.[0] === idOf('casemate-probation'))).toHaveLength(1);
+  });
+
+  test('keep what starts noncompliant in probation when they are reached', async () => {
+    const vms = await start(guards({ minimum: 1, share: 0.01 }), 2);
+    for (const vm of vms) judged(vm, 'noncompliant');
+    await run(...vms);
+    expect(vms.map((vm) => groupsOn(vm)[0]?.[0]).sort()).toEqual(
+      [idOf('casemate-probation'), idOf('casemate-quarantine')].sort(),
+    );
+  });
+
+  test.each([
+    ['Auto Scaling group', { 'aws:autoscaling:groupName': 'web' }, 'guard#asg/web'],
+    ['tenant', { 'casemate:tenant': 'acme' }, 'guard#tenant/acme'],
+  ])('count by %s, too', async (_, tags, pk) => {
+    const vms = await start(guards({ minimum: 1, share: 0.3 }), 4, {
+      tags: { 'casemate:protect': 'true', ...tags },
+    });
+    const others = Array.from({ length: 16 }, (_, i) => launch(world, 100 + i));
+    await observe(...others);
+    await inWorkload([...vms, ...others]);
+    for (const vm of vms) judged(vm, 'noncompliant');
+    await run(...vms);
+    // 0.3 of 20 in the VPC would be six.
+    expect(quarantined(vms)).toHaveLength(1);
+    expect(world.rows.get(pk)).toMatchObject({ contained: { length: 1 } });
+  });
+
+  test('count twice at once no more than once', async () => {
+    const vms = await start(guards({ minimum: 2, share: 0.01 }), 6);
+    await inWorkload(vms);
+    for (const vm of vms) judged(vm, 'noncompliant');
+    await Promise.all([run(...vms.slice(0, 3)), run(...vms.slice(3))]);
+    expect(quarantined(vms)).toHaveLength(2);
+  });
+
+  test('are opened by an operator', async () => {
+    const vms = await start(guards({ minimum: 1, share: 0.01 }), 3);
+    await inWorkload(vms);
+    for (const vm of vms) judged(vm, 'noncompliant');
+    const pk = `guard#vpc/${VPC}`;
+    const until = new Date(world.now().getTime() + 60_000).toISOString();
+    world.rows.set(pk, {
+      pk,
+      version: 1,
+      scope: `vpc/${VPC}`,
+      contained: [],
+      reachedAt: null,
+      open: { ...DECISION, until },
+    });
+    await run(...vms);
+    expect(quarantined(vms)).toHaveLength(3);
+  });
+
+  test('contain nothing when what they know cannot be read', async () => {
+    const [vm] = await start(guards());
+    await inWorkload([vm]);
+    judged(vm, 'noncompliant');
+    world.rows.set(`guard#vpc/${VPC}`, { pk: `guard#vpc/${VPC}`, nonsense: true });
+    await expect(run(vm)).resolves.toMatchObject({ batchItemFailures: [{}] });
+    expect(groupsOn(vm)).toEqual([ORIGINALS]);
+  });
+
+  test('never let policy contain a protected VM; an operator can', async () => {
+    const [vm] = await start(guards({ protected: { instanceIds: ['i-00000001'], autoScalingGroups: [] } }));
+    judged(vm, 'noncompliant');
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([ORIGINALS]);
+    expect(item(vm)['reasons']).toContain('PROTECTED_FROM_POLICY');
+    operator(vm);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+  });
+
+  test('take a protected Auto Scaling group by the tag that only EC2 sets', async () => {
+    const [vm] = await start(guards({ protected: { instanceIds: [], autoScalingGroups: ['db'] } }), 1, {
+      tags: { 'casemate:protect': 'true', 'aws:autoscaling:groupName': 'db' },
+    });
+    judged(vm, 'noncompliant');
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([ORIGINALS]);
+  });
+});
+
+describe('enforcing for a share of the fleet', () => {
+  test('fences those in the share, and only plans the others', async () => {
+    const vms = await start({ enforcement: { mode: 'enforce', share: 0.5 } }, 20);
+    await run(...vms);
+    const fenced = vms.filter((vm) => groupsOn(vm)[0]?.[0] === idOf('casemate-probation'));
+    expect(fenced.length).toBeGreaterThan(0);
+    expect(fenced.length).toBeLessThan(16);
+    for (const vm of vms) {
+      expect(item(vm)).toMatchObject({ mode: fenced.includes(vm) ? 'enforce' : 'observe' });
+    }
+  });
+
+  test('contains whom an operator names, and gives back what was taken, outside of the share as well', async () => {
+    const [vm] = await start({ enforcement: { mode: 'enforce', share: 1e-9 } });
+    judged(vm, 'compliant');
+    await run(vm);
+    operator(vm);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+    operator(vm, { quarantine: undefined });
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([ORIGINALS]);
+  });
+});
+
+describe('cutting tracked flows', () => {
+  const cutting = { cutTrackedFlows: true };
+  const swaps = (vm: WorldVm) =>
+    world.effects.names.filter((name) => name === `groups of ${vm.interfaces[0]?.id}`).length;
+  const redriven = () =>
+    (world.queues.get('apply-isolation') ?? []).filter((m) => m.body.includes('Look Again'));
+
+  test('opens a contained interface for a moment, after a message that comes back to it, and closes it', async () => {
+    const [vm] = await start(cutting);
+    operator(vm);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+    expect(swaps(vm)).toBe(3); // closed, opened, closed
+    expect(item(vm)).toMatchObject({ applied: true, steps: [{ kind: 'cut', state: 'done', attempts: 1 }] });
+    expect(redriven()).toHaveLength(1);
+    const { names } = world.effects;
+    const later = names.indexOf('look again later');
+    const touched = names.flatMap((name, i) => (name === `groups of ${vm.interfaces[0]?.id}` ? [i] : []));
+    expect(touched[0]).toBeLessThan(later);
+    expect(touched[1]).toBeGreaterThan(later);
+    // Both protocols, both ways: what is allowed from anywhere to anywhere is not tracked.
+    const all = [
+      { IpProtocol: '-1', IpRanges: [{ CidrIp: '0.0.0.0/0' }] },
+      { IpProtocol: '-1', Ipv6Ranges: [{ CidrIpv6: '::/0' }] },
+    ];
+    expect(groupOf('casemate-cut')).toMatchObject({ IpPermissions: all });
+    expect(groupOf('casemate-cut')?.IpPermissionsEgress).toEqual(expect.arrayContaining(all));
+    await run(vm);
+    expect(swaps(vm)).toBe(3);
+  });
+
+  test('is refused for an interface with a public address, and said', async () => {
+    const [vm] = await start(cutting, 1, {
+      interfaces: [{ id: 'eni-00000001', groups: ORIGINALS, publicAddress: true }],
+    });
+    operator(vm);
+    await run(vm);
+    expect(swaps(vm)).toBe(1);
+    expect(item(vm)).toMatchObject({ applied: true, steps: [{ state: 'refused' }] });
+    expect(item(vm)['reasons']).toContain('CUT_REFUSED_PUBLIC');
+    world.announced.length = 0;
+    await run(vm);
+    expect(world.announced).toEqual([]);
+  });
+
+  test('happens only once the quarantine was read back', async () => {
+    const [vm] = await start(cutting);
+    operator(vm);
+    const heal = world.fail('ModifyNetworkInterfaceAttribute', new Error('no'));
+    await run(vm);
+    expect(item(vm)).toMatchObject({ applied: false, steps: [] });
+    expect(redriven()).toEqual([]);
+    heal();
+  });
+
+  test('ends closed and cut whenever the worker dies, and meanwhile is never called contained', async () => {
+    for (let n = 1; n < 40; n++) {
+      const [vm] = await start(cutting);
+      operator(vm);
+      await run(vm); // makes the groups
+      operator(vm, { quarantine: undefined });
+      judged(vm, 'compliant');
+      await run(vm);
+      world.queues.set('apply-isolation', []);
+      operator(vm);
+      world.effects.killAfter(n);
+      const died = await run(vm).then(
+        (answer) => answer.batchItemFailures.length > 0,
+        (error: unknown) => error instanceof WorkerKilled,
+      );
+      world.effects.revive();
+      const open = groupsOn(vm)[0]?.includes(idOf('casemate-cut'));
+      if (open) expect(item(vm)).toMatchObject({ applied: false, steps: [{ state: 'planned' }] });
+      if (open) expect(redriven()).toHaveLength(1);
+      await run(vm);
+      expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+      expect(item(vm)).toMatchObject({
+        applied: true,
+        steps: [{ state: 'done' }],
+        interfaces: [{ originals: ORIGINALS }],
+      });
+      if (!died) return;
+    }
+    throw new Error('the worker died forty times');
+  }, 120_000);
+
+  test('is given up after three attempts, and said', async () => {
+    const [vm] = await start(cutting);
+    operator(vm);
+    world.fail('SendMessage', new Error('no'));
+    for (let i = 0; i < 3; i++) {
+      await expect(run(vm)).resolves.toMatchObject({ batchItemFailures: [{}] });
+    }
+    await run(vm);
+    expect(item(vm)).toMatchObject({ applied: true, steps: [{ state: 'failed', attempts: 3 }] });
+    expect(item(vm)['reasons']).toContain('CUT_FAILED');
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+  });
+});
+
+describe('Elastic IP addresses', () => {
+  const withAddress = async () => {
+    const [vm] = await start({ detachElasticIps: true });
+    const eni = vm.interfaces[0]?.id ?? '';
+    world.addresses.set('eipalloc-1', { allocationId: 'eipalloc-1', interfaceId: eni });
+    judged(vm, 'compliant');
+    await run(vm);
+    return { vm, eni, address: () => world.addresses.get('eipalloc-1') };
+  };
+
+  test('are taken in quarantine and given back to the same interface afterwards', async () => {
+    const { vm, eni, address } = await withAddress();
+    operator(vm);
+    await run(vm);
+    expect(address()?.interfaceId).toBeUndefined();
+    expect(item(vm)).toMatchObject({
+      steps: [{ kind: 'elastic-ip', allocationId: 'eipalloc-1', interfaceId: eni, state: 'done' }],
+    });
+    operator(vm, { quarantine: undefined });
+    await run(vm);
+    expect(address()?.interfaceId).toBe(eni);
+    expect(item(vm)).toMatchObject({ profile: 'workload', applied: true, steps: [] });
+  });
+
+  test('that somebody put elsewhere meanwhile stay there, which is said', async () => {
+    const { vm, address } = await withAddress();
+    operator(vm);
+    await run(vm);
+    Object.assign(address() ?? {}, { interfaceId: 'eni-0000ffff' });
+    operator(vm, { quarantine: undefined });
+    await run(vm);
+    expect(address()?.interfaceId).toBe('eni-0000ffff');
+    expect(said()).toContain('ADDRESS_ELSEWHERE');
+    expect(item(vm)).toMatchObject({ steps: [] });
+  });
+
+  test('are known wherever the worker dies: nothing that was taken is forgotten', async () => {
+    for (let n = 1; n < 30; n++) {
+      const { vm, eni, address } = await withAddress();
+      operator(vm);
+      world.effects.killAfter(n);
+      const died = await run(vm).then(
+        (answer) => answer.batchItemFailures.length > 0,
+        (error: unknown) => error instanceof WorkerKilled,
+      );
+      world.effects.revive();
+      await run(vm);
+      expect(address()?.interfaceId).toBeUndefined();
+      operator(vm, { quarantine: undefined });
+      await run(vm);
+      expect(address()?.interfaceId).toBe(eni);
+      if (!died) return;
+    }
+    throw new Error('the worker died thirty times');
+  }, 60_000);
+});
+
+describe('profiles of a deployment', () => {
+  const profiles = (file: object) =>
+    parseProfiles(
+      {
+        schemaVersion: 1,
+        profiles: {
+          probation: { egress: [{ peer: 'agent-endpoints' }] },
+          workload: { originals: true },
+          quarantine: {},
+          ...(file as { profiles?: object }).profiles,
+        },
+        ...Object.fromEntries(Object.entries(file).filter(([key]) => key !== 'profiles')),
+      },
+      EGRESS,
+    );
+  const tenants = {
+    profiles: profiles({
+      profiles: { together: { sameTenant: true } },
+      use: [{ stage: 'workload', profile: 'together', tag: { key: 'segment', value: 'micro' } }],
+    }),
+  };
+  const tagged = (tenant: string) => ({
+    'casemate:protect': 'true',
+    segment: 'micro',
+    'casemate:tenant': tenant,
+  });
+
+  test('let VMs of one tenant reach each other and nobody else', async () => {
+    const [one, two, other] = await start(tenants, 3);
+    if (!two || !other) throw new Error('three VMs were launched');
+    Object.assign(one.tags, tagged('acme'));
+    Object.assign(two.tags, tagged('acme'));
+    Object.assign(other.tags, tagged('umbrella'));
+    await observe(one, two, other);
+    for (const vm of [one, two, other]) judged(vm, 'compliant');
+    await run(one, two, other);
+    const [group] = groupsOn(one)[0] ?? [];
+    expect(groupsOn(two)).toEqual([[group]]);
+    expect(groupsOn(other)[0]).not.toContain(group);
+    const self = [{ IpProtocol: '-1', UserIdGroupPairs: [{ GroupId: group }] }];
+    expect(world.groups.get(group ?? '')).toMatchObject({ IpPermissions: self, IpPermissionsEgress: self });
+    expect(item(one)).toMatchObject({
+      profile: 'workload',
+      definition: 'together',
+      tenant: 'acme',
+      applied: true,
+      interfaces: [{ originals: ORIGINALS }],
+    });
+  });
+
+  test('do not let a VM in among another tenant by its tag, until an operator confirms', async () => {
+    const [vm] = await start(tenants);
+    Object.assign(vm.tags, tagged('acme'));
+    await observe(vm);
+    judged(vm, 'compliant');
+    await run(vm);
+    const before = groupsOn(vm);
+    Object.assign(vm.tags, tagged('umbrella'));
+    await observe(vm);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual(before);
+    expect(item(vm)).toMatchObject({ tenant: 'acme' });
+    expect(item(vm)['reasons']).toContain('TENANT_CHANGED');
+    operator(vm, { quarantine: undefined, tenant: { ...DECISION, tenant: 'umbrella' } });
+    await run(vm);
+    expect(item(vm)).toMatchObject({ tenant: 'umbrella', applied: true });
+    expect(groupsOn(vm)).not.toEqual(before);
+  });
+
+  test('let a forensic source into quarantine through a group that was made for that', async () => {
+    const [vm] = await start({
+      profiles: profiles({
+        profiles: {
+          quarantine: { ingress: [{ protocol: 'tcp', ports: 22, peer: { cidr: '10.9.0.4/32' } }] },
+        },
+      }),
+    });
+    operator(vm);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine.in1')]]);
+    expect(groupOf('casemate-quarantine.in1')).toMatchObject({
+      IpPermissions: [{ IpProtocol: 'tcp', FromPort: 22, ToPort: 22, IpRanges: [{ CidrIp: '10.9.0.4/32' }] }],
+      IpPermissionsEgress: [],
+      Tags: expect.arrayContaining([{ Key: 'casemate:ingress', Value: 'true' }]),
+    });
+  });
+
+  test('give VMs that started fenced the groups of the configuration', async () => {
+    const [vm] = await start({
+      profiles: profiles({
+        workloadGroups: [{ tag: { key: 'role', value: 'web' }, groups: ['sg-0000eeee'] }],
+      }),
+    });
+    await run(vm); // makes the groups
+    const fenced = launch(world, 2, {
+      tags: { 'casemate:protect': 'true', role: 'web' },
+      interfaces: [{ id: 'eni-00000002', groups: [idOf('casemate-probation')] }],
+    });
+    await observe(fenced);
+    await run(fenced);
+    expect(item(fenced)).toMatchObject({ interfaces: [{ originals: [] }], applied: true });
+    judged(fenced, 'compliant');
+    await run(fenced);
+    expect(groupsOn(fenced)).toEqual([['sg-0000eeee']]);
+    expect(item(fenced)).toMatchObject({ applied: true, interfaces: [{ originals: null }] });
+  });
+
+  test('have groups of theirs removed that nothing carries any more, and no others', async () => {
+    const [vm] = await start(tenants);
+    Object.assign(vm.tags, tagged('acme'));
+    await observe(vm);
+    judged(vm, 'compliant');
+    await run(vm);
+    const [tenantGroup = ''] = groupsOn(vm)[0] ?? [];
+    world.groups.set('sg-0000dddd', {
+      GroupId: 'sg-0000dddd',
+      GroupName: 'of-somebody-else',
+      VpcId: VPC,
+      Tags: [],
+      IpPermissions: [],
+      IpPermissionsEgress: [],
+    });
+    operator(vm);
+    world.advance(601);
+    await run(vm);
+    world.advance(601);
+    await run(vm);
+    expect(world.groups.has(tenantGroup)).toBe(false);
+    expect([...world.groups.values()].map((g) => g.GroupName).sort()).toEqual([
+      'casemate-probation',
+      'casemate-quarantine',
+      'of-somebody-else',
+    ]);
+  });
+
+  test('contain an interface that has no slot left for another group: the set is replaced, not added to', async () => {
+    const full = Array.from({ length: 5 }, (_, i) => `sg-0000aaa${i}`);
+    const [vm] = await start({}, 1, { interfaces: [{ id: 'eni-00000001', groups: full }] });
+    operator(vm);
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+    operator(vm, { quarantine: undefined });
+    judged(vm, 'compliant');
+    await run(vm);
+    expect(groupsOn(vm)).toEqual([full]);
+  });
+});
