@@ -262,7 +262,11 @@ export class Casemate extends Construct {
         description: 'looks at everything, and drives again what did not converge',
         timeout: Duration.minutes(4),
         memorySize: 1024,
-        environment: { ...table, ...enforcement, OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl },
+        environment: {
+          ...table,
+          ...enforcement,
+          OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl,
+        },
         decidesByPolicy: false,
       }),
     };

@@ -64,6 +64,16 @@ export class Health extends Construct {
         'Malformed input was rejected: the reason is an attribute of the message',
         props.rejected.metricApproximateNumberOfMessagesVisible({ period: PERIOD, statistic: 'Maximum' }),
       ),
+      this.alarm(
+        'guard-reached',
+        'Policy wanted to contain more VMs of a VPC, an Auto Scaling group or a tenant than it may: casemate guard list',
+        isolationMetric('GuardReached'),
+      ),
+      this.alarm(
+        'drift-fought',
+        'Somebody keeps changing the groups of a fenced interface: it is left for ten minutes; find out who (CloudTrail)',
+        isolationMetric('DriftFought'),
+      ),
       this.alarm('disks-without-key', 'A disk in scope has had no key for more than 5 minutes', missing),
       this.alarm(
         'sweep-stopped',
@@ -175,6 +185,17 @@ function disksWithoutKey(): cloudwatch.Metric {
     metricName: 'DisksWithoutKey',
     dimensionsMap: { service: 'sweep' },
     statistic: 'Maximum',
+    period: PERIOD,
+  });
+}
+
+/** What apply-isolation counts. */
+function isolationMetric(metricName: string): cloudwatch.Metric {
+  return new cloudwatch.Metric({
+    namespace: METRICS_NAMESPACE,
+    metricName,
+    dimensionsMap: { service: 'apply-isolation' },
+    statistic: 'Sum',
     period: PERIOD,
   });
 }

@@ -62,9 +62,8 @@ const profile = z
   });
 export type ProfileDefinition = z.infer<typeof profile>;
 
-const definitionName = z
-  .string()
-  .regex(/^[a-z][a-z0-9-]{0,39}$/, { error: 'lower-case letters, digits and dashes, at most 40' });
+/** The name becomes part of the names of groups. */
+const NAME = /^[a-z][a-z0-9-]{0,39}$/;
 
 const who = {
   tenant: z.string().min(1).optional(),
@@ -78,10 +77,10 @@ const SOMEONE = { error: 'says of nobody: give tenant, tag or autoScalingGroup' 
 /** The file of profiles: policies/profiles.json. Strict, because a misspelt rule would be a hole or a wall. */
 export const profilesFile = z.strictObject({
   schemaVersion: z.literal(1),
-  profiles: z.record(definitionName, profile),
+  profiles: z.record(z.string(), profile),
   /** Which profile takes the place of another, of whom. The first that fits counts. */
   use: z
-    .array(z.strictObject({ stage: profileName, profile: definitionName, ...who }).refine(someone, SOMEONE))
+    .array(z.strictObject({ stage: profileName, profile: z.string(), ...who }).refine(someone, SOMEONE))
     .default([]),
   /** What VMs get in `workload` whose interfaces started in a group of Casemate's. The first that fits counts. */
   workloadGroups: z
@@ -113,6 +112,10 @@ export function parseProfiles(json: unknown, egress: ProbationEgress): Profiles 
   if (!parsed.success) throw new ProfilesError(z.prettifyError(parsed.error));
   const profiles = parsed.data;
   const faults: string[] = [];
+  for (const name of Object.keys(profiles.profiles)) {
+    if (!NAME.test(name))
+      faults.push(`profiles."${name}": a name is lower-case letters, digits and dashes, at most 40`);
+  }
   for (const stage of profileName.options) {
     if (!profiles.profiles[stage]) faults.push(`profiles.${stage} is missing`);
   }
@@ -291,8 +294,7 @@ export function tenantOf(
   confirmed: string | undefined,
 ): { readonly tenant: string | null; readonly changed: boolean } {
   const tagged = tags[TENANT_TAG] ?? null;
-  if (pinned === undefined || tagged === pinned || tagged === (confirmed ?? null)) {
-    return { tenant: tagged, changed: false };
-  }
+  const asConfirmed = confirmed !== undefined && tagged === confirmed;
+  if (pinned === undefined || tagged === pinned || asConfirmed) return { tenant: tagged, changed: false };
   return { tenant: pinned, changed: true };
 }

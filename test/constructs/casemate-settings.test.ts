@@ -113,6 +113,20 @@ const REFUSED: [string, CasemateProps, RegExp][] = [
     unchecked({ probationEgress: { kind: 'anywhere' } }),
     /^probationEgress has no such kind/,
   ],
+  ['a guard that lets policy contain nothing', { guardShare: 0 }, /^guardShare is 0: use a number above 0/],
+  ['a guard above all', { guardShare: 1.1 }, /^guardShare is 1.1: use a number above 0, up to 1/],
+  ['a guard without a minimum', { guardMinimum: 0 }, /^guardMinimum is 0: use a whole number from 1 on/],
+  ['a guard of seconds', { guardWindow: Duration.seconds(59) }, /^guardWindow is 59 s: use whole seconds/],
+  [
+    'enforcing for a share while observing',
+    { enforceShare: 0.1 },
+    /^enforceShare enforces nothing in "observe"/,
+  ],
+  [
+    'protecting what is no VM',
+    { protectedInstanceIds: ['web'] },
+    /^protectedInstanceIds "web": each must be like i-/,
+  ],
   [
     'a role by its ARN',
     { agentRoleNames: ['arn:aws:iam::111122223333:role/web'] },

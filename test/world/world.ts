@@ -25,8 +25,8 @@ import {
 import { fakeDynamoDb } from './dynamodb.ts';
 import { type Ec2State, fakeEc2, REGION } from './ec2.ts';
 import { countEffects } from './effects.ts';
-import { fakeKms } from './kms.ts';
 import { ISOLATION_QUEUE_URL, type IsolationSettings, isolationSettings } from './isolation.ts';
+import { fakeKms } from './kms.ts';
 
 export const QUEUES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
 export type QueueName = (typeof QUEUES)[number];
