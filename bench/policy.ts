@@ -50,6 +50,17 @@ const decisions: Record<PolicyAction, () => PolicyDecision> = {
       verdict: 'compliant',
       profile: 'workload',
       isolated: true,
+      mode: 'enforce',
+      held: false,
+      contained: false,
+    }),
+  AdoptDisk: () =>
+    engine.decide('AdoptDisk', vm, disk, {
+      kind: 'copy',
+      lineage: 'asserted',
+      ownDisk: true,
+      sameTenant: false,
+      allowed: false,
     }),
   LeaveProbation: () => engine.decide('LeaveProbation', vm, fleet, posture()),
   Quarantine: () => engine.decide('Quarantine', vm, fleet, posture()),

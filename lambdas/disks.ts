@@ -1,4 +1,4 @@
-import { type DiskItem, diskItem, diskPointer } from '../lib/domain/disk-key.ts';
+import { type DiskItem, diskItem, diskKeyOf, diskPointer } from '../lib/domain/disk-key.ts';
 import { getItems, type Table } from './aws/dynamodb.ts';
 
 /** Disks by the volume that carries them. */
@@ -16,13 +16,17 @@ export async function readDisks(table: Table, volumeIds: readonly string[]): Pro
   );
   const disks = await getItems(
     table,
-    pointers.values().map((pointer) => `disk#${pointer.disk}`),
+    pointers.values().map((pointer) => diskKeyOf(volumeOf(pointer), pointer)),
     diskItem,
   );
   return {
     get(volumeId) {
       const pointer = pointers.get(`disk#${volumeId}`);
-      return pointer && disks.get(`disk#${pointer.disk}`);
+      return pointer && disks.get(diskKeyOf(volumeId, pointer));
     },
   };
+}
+
+function volumeOf(pointer: { readonly pk: string }): string {
+  return pointer.pk.slice('disk#'.length);
 }

@@ -27,6 +27,17 @@ export class CasemateStack extends Stack {
     output('TableName', casemate.state.table.tableName, 'The state table; kept when the stack is deleted');
     output('DiskKeyArn', casemate.keys.disks.keyArn, 'Wraps disk keys; kept when the stack is deleted');
     output('StateKeyArn', casemate.keys.state.keyArn, 'Encrypts the table; kept when the stack is deleted');
+    output(
+      'RecoveryKeyArn',
+      casemate.keys.recovery.keyArn,
+      'Opens recovery keys; kept when the stack is deleted',
+    );
+    output(
+      'RecoveryPolicyArn',
+      casemate.keys.recoveryPolicy.managedPolicyArn,
+      'Attach it to the roles of operators who open recovery keys',
+    );
+    output('HeaderBucketName', casemate.headers.bucket.bucketName, 'Backups of LUKS headers; kept');
     output('BusName', casemate.bus.bus.eventBusName, 'The Casemate bus');
     output('ApiId', casemate.api.api.restApiId, 'REST API that agents call, stage v1');
     output('ApiOrigin', casemate.apiOrigin, 'What agents sign: scheme and host');

@@ -1,6 +1,7 @@
 """moto's EC2 as a server, with what EC2 does, moto 5.2 does not, and the embedded cloud needs.
 
 - DescribeInstances answers CpuOptions: cores and threads of the type, and what RunInstances asked for.
+- DescribeInstances answers HibernationOptions for every instance.
 - DetachVolume takes a volume without an instance.
 """
 import sys
@@ -26,6 +27,8 @@ def run_instances_with_cpu_options(self):
     result = run_instances(self)
     for instance in result.result.instances:
         instance.casemate_cpu_options = self._get_param("CpuOptions", {})
+        hibernation = self._get_param("HibernationOptions", {})
+        instance.hibernation_options = {"Configured": hibernation.get("Configured") in (True, "true")}
     return result
 
 

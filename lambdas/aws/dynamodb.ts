@@ -226,7 +226,7 @@ export async function consumeChallenge(
 /** What a sweep decides by: all but facts, evidence and past decisions, which are most of a posture's bytes. */
 const SWEPT = [
   'pk version instanceId observation firstSeenAt managed leavingScope decision missingSince gone',
-  'disk volumeId generations standing contradicted refusals verdict reasons policies validUntil decidedAt',
+  'disk copy volumeId generations standing contradicted refusals verdict reasons policies validUntil decidedAt',
   'profile applied mode interfaces changedAt evidenceRefusal',
   'quarantine hold leaveScope enrol workloadGroups tenant drift steps definition',
 ].flatMap((line) => line.split(' '));

@@ -9,6 +9,7 @@ import {
   paginateDescribeInstances,
   paginateDescribeNetworkInterfaces,
   paginateDescribeSecurityGroups,
+  paginateDescribeSnapshots,
   paginateDescribeVolumes,
   type Volume,
 } from '@aws-sdk/client-ec2';
@@ -83,6 +84,16 @@ export async function instancesOfInterfaces(
     }
   }
   return ids;
+}
+
+/** The volume that a snapshot is of; undefined when the snapshot is gone, or EC2 does not know its volume. */
+export async function volumeOfSnapshot(client: EC2Client, snapshotId: string): Promise<string | undefined> {
+  const Filters = [{ Name: 'snapshot-id', Values: [snapshotId] }];
+  for await (const page of paginateDescribeSnapshots({ client }, { OwnerIds: ['self'], Filters })) {
+    const snapshot = page.Snapshots?.find((each) => each.SnapshotId === snapshotId);
+    if (snapshot) return snapshot.VolumeId;
+  }
+  return undefined;
 }
 
 /** Ids of every instance that EC2 shows and that is not terminated. */
@@ -192,6 +203,7 @@ function toObservation(
     // is EC2 not saying.
     amdSevSnp: instance.CpuOptions ? (instance.CpuOptions.AmdSevSnp ?? 'disabled') : null,
     nestedVirtualization: nestedVirtualization(instance),
+    hibernation: hibernation(instance),
     interfaces: (instance.NetworkInterfaces ?? [])
       .map((eni) => ({
         id: eni.NetworkInterfaceId,
@@ -343,6 +355,12 @@ export function filters(name: string, values: readonly string[]): Filter[] {
     all.push({ Name: name, Values: unique.slice(i, i + FILTER_VALUES_MAX) });
   }
   return all;
+}
+
+/** EC2 says it of every instance; an answer without it says nothing. */
+function hibernation(instance: Instance): 'configured' | 'absent' | null {
+  const { Configured } = instance.HibernationOptions ?? {};
+  return Configured === undefined ? null : Configured ? 'configured' : 'absent';
 }
 
 /** The tags that say something to Casemate; other people's would be a change of the VM with each edit. */

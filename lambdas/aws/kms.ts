@@ -1,8 +1,10 @@
 import {
   DecryptCommand,
   GenerateDataKeyWithoutPlaintextCommand,
+  GetPublicKeyCommand,
   InvalidCiphertextException,
   type KMSClient,
+  ReEncryptCommand,
 } from '@aws-sdk/client-kms';
 
 /** Two AES-256 keys, as aes-xts-plain64 takes. */
@@ -62,14 +64,48 @@ export async function unwrapKey(
     CiphertextBlob: Buffer.from(wrappedKey, 'base64'),
     EncryptionContext: encryptionContext,
   });
-  const answer = await client.send(decrypt).catch((error: unknown) => {
-    if (error instanceof InvalidCiphertextException)
-      throw new UnwrapRefusedError('KMS does not unwrap the key under this context', { cause: error });
-    throw error;
-  });
+  const answer = await client.send(decrypt).catch(refusedAsUnwrap);
   if (answer.Plaintext?.length !== DISK_KEY_BYTES) {
     answer.Plaintext?.fill(0);
     throw new KmsShapeError('Decrypt gave no disk key');
   }
   return answer.Plaintext;
+}
+
+/**
+ * Wraps a key under another encryption context, inside of KMS: the plaintext never leaves it.
+ *
+ * @returns the ciphertext, base64
+ * @throws UnwrapRefusedError
+ */
+export async function rewrapKey(
+  client: KMSClient,
+  keyId: string,
+  wrappedKey: string,
+  from: Record<string, string>,
+  to: Record<string, string>,
+): Promise<string> {
+  const reEncrypt = new ReEncryptCommand({
+    SourceKeyId: keyId,
+    SourceEncryptionContext: from,
+    DestinationKeyId: keyId,
+    DestinationEncryptionContext: to,
+    CiphertextBlob: Buffer.from(wrappedKey, 'base64'),
+  });
+  const answer = await client.send(reEncrypt).catch(refusedAsUnwrap);
+  if (!answer.CiphertextBlob) throw new KmsShapeError('ReEncrypt gave no CiphertextBlob');
+  return Buffer.from(answer.CiphertextBlob).toString('base64');
+}
+
+function refusedAsUnwrap(error: unknown): never {
+  if (error instanceof InvalidCiphertextException)
+    throw new UnwrapRefusedError('KMS does not unwrap the key under this context', { cause: error });
+  throw error;
+}
+
+/** The public half of an asymmetric key, SPKI DER. */
+export async function publicKeyOf(client: KMSClient, keyId: string): Promise<Buffer> {
+  const { PublicKey } = await client.send(new GetPublicKeyCommand({ KeyId: keyId }));
+  if (!PublicKey) throw new KmsShapeError('GetPublicKey gave no PublicKey');
+  return Buffer.from(PublicKey);
 }

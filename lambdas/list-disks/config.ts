@@ -4,6 +4,6 @@ import { agentApi, common, readEnvironment } from '../environment.ts';
 
 export const readConfig = (environment?: Record<string, string>) =>
   readEnvironment(
-    { ...common, ...agentApi, MODE: mode, RECOVERY_PUBLIC_KEY: z.base64().min(1).optional() },
+    { ...common, ...agentApi, MODE: mode, RECOVERY_KEY_ID: z.string().startsWith('arn:') },
     environment,
   );

@@ -11,8 +11,8 @@ import { proveRequest, type SignedDeps } from '../signed-request.ts';
 
 export interface Deps extends ApiDeps, SignedDeps {
   readonly mode: Mode;
-  /** SPKI DER, base64; null where recovery keys are not escrowed. */
-  readonly recoveryPublicKey: string | null;
+  /** SPKI DER of the key pair that recovery keys are sealed to. */
+  readonly recoveryPublicKey: () => Promise<Buffer>;
 }
 
 /** Tells an agent which volumes of its VM are covered, by which disk, and what it is to do about them. */
@@ -24,13 +24,14 @@ export function createHandler(deps: Deps) {
     const refusal = vmRefusal(vm);
     if (refusal) return { kind: 'refuse', reason: refusal, retryable: false };
     const { instanceId } = request;
-    const [disks, releases, operators] = await Promise.all([
+    const [disks, releases, operators, recoveryPublicKey] = await Promise.all([
       readDisks(
         deps.table,
         vm.observation.volumes.map((volume) => volume.id),
       ),
       getItems(deps.table, [`release#${instanceId}`], releaseItem),
       getItems(deps.table, [`operator#${instanceId}`], operatorItem),
+      deps.recoveryPublicKey(),
     ]);
     const body: DiskListResponse = listDisks({
       vm,
@@ -38,7 +39,7 @@ export function createHandler(deps: Deps) {
       release: releases.get(`release#${instanceId}`),
       operator: operators.get(`operator#${instanceId}`),
       mode: deps.mode,
-      recoveryPublicKey: deps.recoveryPublicKey,
+      recoveryPublicKey: recoveryPublicKey.toString('base64'),
     });
     return { kind: 'ok', status: 200, body };
   });

@@ -39,4 +39,6 @@ export const releaseBody = body(
   { document: text(32_000) },
 );
 export const confirmationBody = body({ ...ofGeneration, payload: text(8192) });
+export const adoptionBody = body({ ...signed, disk: text(36), volumeId: text(21) });
+export const headerBody = body({ ...ofGeneration, payload: text(4_000_000) });
 export const rotationBody = body(ofGeneration);

@@ -11,10 +11,12 @@ import { Construct } from 'constructs';
 import { AgentAccess } from './agent-access.ts';
 import { AgentApi } from './agent-api.ts';
 import {
+  adoptionBody,
   challengeBody,
   confirmationBody,
   diskListBody,
   enrolmentBody,
+  headerBody,
   releaseBody,
   rotationBody,
 } from './agent-api-bodies.ts';
@@ -32,6 +34,7 @@ import {
 import { CustomerKeys } from './customer-keys.ts';
 import { Ec2Events } from './ec2-events.ts';
 import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
+import { HeaderBucket } from './header-bucket.ts';
 import { Health, type WatchedFunction } from './health.ts';
 import { IsolationPowers } from './isolation-powers.ts';
 import { PipelineFunction } from './pipeline-function.ts';
@@ -79,6 +82,7 @@ const SWEEP_EVERY = Duration.minutes(5);
 export class Casemate extends Construct {
   readonly keys: CustomerKeys;
   readonly state: StateTable;
+  readonly headers: HeaderBucket;
   readonly bus: EventBus;
   readonly api: AgentApi;
   readonly mode: 'observe' | 'enforce';
@@ -105,6 +109,7 @@ export class Casemate extends Construct {
     this.keys = new CustomerKeys(this, 'Keys');
     this.keys.allowRulesToFillQueues();
     this.state = new StateTable(this, 'State', { keys: this.keys });
+    this.headers = new HeaderBucket(this, 'Headers', { keys: this.keys });
     this.bus = new EventBus(this, 'Events');
     this.rejected = encryptedQueue(this, 'Rejected', this.keys, {});
     Validations.of(this.rejected).acknowledge({
@@ -229,7 +234,7 @@ export class Casemate extends Construct {
         ...apiFunction,
         name: 'list-disks',
         description: 'tells an agent which volumes of its VM are covered',
-        environment: { ...fromApi, ...mode },
+        environment: { ...fromApi, ...mode, RECOVERY_KEY_ID: this.keys.recovery.keyArn },
         decidesByPolicy: false,
       }),
       'release-disk-key': new PipelineFunction(this, 'ReleaseDiskKey', {
@@ -255,6 +260,22 @@ export class Casemate extends Construct {
         description: 'issues the next generation of a disk key',
         environment: { ...fromApi, ...onBus, ...diskKey },
         decidesByPolicy: true,
+      }),
+      'adopt-disk': new PipelineFunction(this, 'AdoptDisk', {
+        ...common,
+        ...apiFunction,
+        name: 'adopt-disk',
+        description: 'wraps the keys of a disk anew for the VM that it came to, if policy says so',
+        environment: { ...fromApi, ...onBus, ...diskKey },
+        decidesByPolicy: true,
+      }),
+      'store-header': new PipelineFunction(this, 'StoreHeader', {
+        ...common,
+        ...apiFunction,
+        name: 'store-header',
+        description: 'keeps backups of LUKS headers',
+        environment: { ...fromApi, HEADER_BUCKET: this.headers.bucket.bucketName },
+        decidesByPolicy: false,
       }),
       sweep: new PipelineFunction(this, 'Sweep', {
         ...common,
@@ -294,6 +315,8 @@ export class Casemate extends Construct {
     this.api.addRoute('releases', this.functions['release-disk-key'].fn, releaseBody);
     this.api.addRoute('confirmations', this.functions['confirm-disk-key'].fn, confirmationBody);
     this.api.addRoute('rotations', this.functions['rotate-disk-key'].fn, rotationBody);
+    this.api.addRoute('adoptions', this.functions['adopt-disk'].fn, adoptionBody);
+    this.api.addRoute('headers', this.functions['store-header'].fn, headerBody);
     this.agents = new AgentAccess(this, 'Agents', {
       api: this.api,
       bus: this.bus,
@@ -389,6 +412,8 @@ export class Casemate extends Construct {
       'release-disk-key': release,
       'confirm-disk-key': confirm,
       'rotate-disk-key': rotate,
+      'adopt-disk': adopt,
+      'store-header': store,
     } = this.functions;
 
     this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
@@ -417,6 +442,8 @@ export class Casemate extends Construct {
     });
     this.state.grant(confirm.role, { ...signed, puts: ['disk'] });
     this.state.grant(rotate.role, { ...signed, puts: ['disk'] });
+    this.state.grant(adopt.role, { ...signed, reads: [...signed.reads, 'operator'], puts: ['disk'] });
+    this.state.grant(store.role, { ...signed, puts: [] });
     this.state.grantScan(sweep.role);
 
     this.bus.grantAnnounce(observe.role, ['VM Changed']);
@@ -427,10 +454,15 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(release.role, ['Key Release Decided']);
     this.bus.grantAnnounce(confirm.role, ['Disk Key Retired']);
     this.bus.grantAnnounce(rotate.role, ['Disk Key Issued']);
+    this.bus.grantAnnounce(adopt.role, ['Disk Key Issued']);
 
     this.keys.grantWrap(issue.role);
     this.keys.grantWrap(rotate.role);
     this.keys.grantUnwrap(release.role);
+    this.keys.grantRewrap(adopt.role);
+    this.keys.grantRecoveryPublicKey(list.role);
+    this.headers.grantStore(store.role);
+    grantDescribe(adopt, ['ec2:DescribeSnapshots']);
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
 
@@ -451,6 +483,8 @@ const FUNCTION_NAMES = [
   'release-disk-key',
   'confirm-disk-key',
   'rotate-disk-key',
+  'adopt-disk',
+  'store-header',
   'sweep',
 ] as const;
 type FunctionName = (typeof FUNCTION_NAMES)[number];

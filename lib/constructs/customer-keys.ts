@@ -1,4 +1,4 @@
-import { RemovalPolicy, Stack } from 'aws-cdk-lib';
+import { RemovalPolicy, Stack, Validations } from 'aws-cdk-lib';
 import * as iam from 'aws-cdk-lib/aws-iam';
 import * as kms from 'aws-cdk-lib/aws-kms';
 import { Construct } from 'constructs';
@@ -29,6 +29,11 @@ const STATE_USES = {
     service: 'dynamodb',
     actions: ['kms:Decrypt', 'kms:DescribeKey'],
   },
+  bucket: {
+    sid: 'StateKeyThroughBucket',
+    service: 's3',
+    actions: ['kms:GenerateDataKey'],
+  },
   queues: {
     sid: 'StateKeyThroughQueues',
     service: 'sqs',
@@ -37,14 +42,18 @@ const STATE_USES = {
 } as const;
 
 /**
- * The two customer keys. Two, because "may decrypt state" is an everyday power of every function and
- * "may unwrap a disk key" is the power that everything here guards.
+ * The customer keys. "May decrypt state" is an everyday power of every function, "may unwrap a disk key" is the
+ * power that everything here guards, and recovery keys are opened by operators alone: a key each.
  */
 export class CustomerKeys extends Construct {
   /** Wraps the data keys of disks, and nothing else. */
   readonly disks: kms.Key;
-  /** Encrypts the state table and the queues. */
+  /** Encrypts the state table, the queues and the header backups. */
   readonly state: kms.Key;
+  /** Recovery keys are sealed to its public half by the agents. No role of the pipeline opens them. */
+  readonly recovery: kms.Key;
+  /** For the roles of operators: open recovery keys. */
+  readonly recoveryPolicy: iam.ManagedPolicy;
 
   constructor(scope: Construct, id: string) {
     super(scope, id);
@@ -69,7 +78,44 @@ export class CustomerKeys extends Construct {
       }),
     );
     this.state = retainedKey(this, 'State', 'Casemate: encrypts the state table and the queues');
-    for (const key of [this.disks, this.state]) refuseDeletion(key);
+    this.recovery = new kms.Key(this, 'Recovery', {
+      description: 'Casemate: recovery keys of disks are sealed to it; operators open them',
+      keySpec: kms.KeySpec.RSA_4096,
+      keyUsage: kms.KeyUsage.ENCRYPT_DECRYPT,
+      removalPolicy: RemovalPolicy.RETAIN,
+    });
+    Validations.of(this.recovery).acknowledge({
+      id: 'AwsSolutions-KMS5',
+      reason: 'KMS does not rotate asymmetric keys; what is sealed to it has to open for years.',
+    });
+    this.recoveryPolicy = new iam.ManagedPolicy(this, 'OpenRecoveryKeys', {
+      description: 'Casemate: open the recovery keys of disks; for operators alone',
+      statements: [
+        new iam.PolicyStatement({
+          sid: 'OpenRecoveryKeys',
+          actions: ['kms:Decrypt'],
+          resources: [this.recovery.keyArn],
+          conditions: { StringEquals: { 'kms:EncryptionAlgorithm': 'RSAES_OAEP_SHA_256' } },
+        }),
+      ],
+    });
+    for (const key of [this.disks, this.state, this.recovery]) refuseDeletion(key);
+  }
+
+  /** Read the public half that agents seal recovery keys to. */
+  grantRecoveryPublicKey(role: iam.Role): void {
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'ReadRecoveryPublicKey',
+        actions: ['kms:GetPublicKey'],
+        resources: [this.recovery.keyArn],
+      }),
+    );
+  }
+
+  /** Wrap a disk key for another VM, inside of KMS. */
+  grantRewrap(role: iam.Role): void {
+    this.grantInContext(role, 'RewrapDiskKey', 'kms:ReEncryptFrom', 'kms:ReEncryptTo');
   }
 
   /** Wrap a new data key for a disk of a VM, without ever seeing it. */
@@ -82,11 +128,11 @@ export class CustomerKeys extends Construct {
     this.grantInContext(role, 'UnwrapDiskKey', 'kms:Decrypt');
   }
 
-  private grantInContext(role: iam.Role, sid: string, action: string): void {
+  private grantInContext(role: iam.Role, sid: string, ...actions: string[]): void {
     role.addToPolicy(
       new iam.PolicyStatement({
         sid,
-        actions: [action],
+        actions,
         resources: [this.disks.keyArn],
         conditions: {
           'ForAllValues:StringEquals': { 'kms:EncryptionContextKeys': [...DISK_KEY_CONTEXT] },

@@ -36,3 +36,18 @@ export function accessDisk(
   }
   return { kind: 'refuse', reason: 'DISK_NOT_ATTACHED' };
 }
+
+/**
+ * Hibernation writes the VM's memory, and the volume keys in it, to a disk that Casemate does not cover. EC2 says
+ * of every VM whether it is configured, so where it did not say, it is not known to be off (docs/adr/0011).
+ */
+export function hibernationRefusal(vm: VmItem): Reason | undefined {
+  switch (vm.observation.hibernation) {
+    case 'absent':
+      return undefined;
+    case 'configured':
+      return 'HIBERNATION_CONFIGURED';
+    default:
+      return 'HIBERNATION_UNKNOWN';
+  }
+}

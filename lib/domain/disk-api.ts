@@ -126,6 +126,9 @@ export const adoptionResponse = z.strictObject({
   generations: z.array(z.strictObject({ generation: z.number().int().positive(), state: generationState })),
 });
 
+/** The largest body of `POST /v1/headers`: its payload, and room for the rest. */
+export const HEADER_BODY_CHARS = 4_010_000;
+
 /** `POST /v1/headers`, purpose `confirm`, T with disk and generation: a backup of the LUKS header, gzip. */
 export const headerRequest = z.strictObject({
   ...signed,

@@ -40,14 +40,30 @@ export const diskItem = z.strictObject({
   volumeId,
   instanceId,
   generations: z.array(keyGeneration),
+  /** The item is of a copy: a volume restored from a snapshot while the disk itself may live on. */
+  copy: z.literal(true).optional(),
+  /** When this VM took the disk over; keys issued before are known elsewhere. */
+  adoptedAt: utcTime.optional(),
   /** The newest first. */
   recoveryKeys: z.array(sealedRecoveryKey).optional(),
   decision: z.strictObject({ at: utcTime, reasons: z.array(z.string()), policies: z.array(z.string()) }),
 });
 export type DiskItem = z.infer<typeof diskItem>;
 
-/** The `disk#vol-…` item: which disk an EBS volume carries now. */
-export const diskPointer = z.strictObject({ pk: z.string(), disk: diskUuid });
+/** The `disk#vol-…` item: which disk an EBS volume carries now, and whether it is a copy with an item of its own. */
+export const diskPointer = z.strictObject({
+  pk: z.string(),
+  disk: diskUuid,
+  copy: z.literal(true).optional(),
+});
+
+/** Where the item of the disk on a volume is. */
+export function diskKeyOf(
+  volume: string,
+  pointer: Pick<z.infer<typeof diskPointer>, 'disk' | 'copy'>,
+): string {
+  return pointer.copy ? `disk#${pointer.disk}@${volume}` : `disk#${pointer.disk}`;
+}
 
 /** The encryption context of a wrapped disk key: KMS refuses to unwrap under any other (PROTOCOL.md). */
 export function encryptionContext(disk: string, generation: number, vm: string): Record<string, string> {

@@ -1,3 +1,4 @@
+import { hibernationRefusal } from './disk-access.ts';
 import type { DiskListResponse, ListedVolume } from './disk-api.ts';
 import { type DiskItem, decideDiskKey, diskKindOf } from './disk-key.ts';
 import type { Mode } from './isolation.ts';
@@ -26,7 +27,7 @@ export function listDisks(facts: {
       return {
         volumeId: volume.id,
         sizeGiB: volume.sizeGiB,
-        notCovered: notCovered(decision),
+        notCovered: notCovered(decision) ?? hibernationRefusal(vm) ?? null,
         disk: own?.disk ?? null,
         kind: diskKindOf(volume),
         fromSnapshot: volume.snapshotId !== undefined,
@@ -58,6 +59,8 @@ function whyRotate(
 ): Reason | null {
   const active = disk.generations.find((g) => g.state === 'active');
   if (!active) return null;
+  const { adoptedAt } = disk;
+  if (adoptedAt && Date.parse(active.issuedAt) <= Date.parse(adoptedAt)) return 'DISK_ADOPTED';
   const asked = operator?.rotate?.[disk.disk];
   if (asked && Date.parse(active.issuedAt) <= Date.parse(asked.at)) return 'OPERATOR_ASKED';
   const mark = release?.marks.find((m) => m.disk === disk.disk);

@@ -1,6 +1,6 @@
 import * as z from 'zod';
 import type { VmRecord } from './convergence.ts';
-import { type DiskItem, diskItem, diskPointer } from './disk-key.ts';
+import { type DiskItem, diskItem, diskKeyOf, diskPointer } from './disk-key.ts';
 import { type IsolationItem, isolationItem } from './isolation.ts';
 import { type OperatorItem, operatorItem } from './operator.ts';
 import { type PostureItem, postureItem } from './posture.ts';
@@ -33,8 +33,9 @@ export async function assembleFleet(
     const kind = pk.slice(0, pk.indexOf('#'));
     if (kind === 'vm') read(item, vmItem, (vm) => vms.push(vm));
     else if (pk.startsWith('disk#vol-')) {
-      read(item, diskPointer, (pointer) => pointers.set(pk.slice('disk#'.length), pointer.disk));
-    } else if (kind === 'disk') read(item, diskItem, (disk) => disks.set(disk.disk, disk));
+      const volume = pk.slice('disk#'.length);
+      read(item, diskPointer, (pointer) => pointers.set(volume, diskKeyOf(volume, pointer)));
+    } else if (kind === 'disk') read(item, diskItem, (disk) => disks.set(disk.pk, disk));
     else if (kind === 'posture')
       read(item, postureItem, (posture) => postures.set(posture.instanceId, posture));
     else if (kind === 'isolation') {

@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { freshAttestations } from './attestation.ts';
+import { hibernationRefusal } from './disk-access.ts';
 import type { DiskItem, KeyGeneration } from './disk-key.ts';
 import type { SourcedFact } from './fact.ts';
 import { diskUuid, instanceId, utcTime } from './ids.ts';
@@ -99,6 +100,8 @@ export function decideRelease(facts: ReleaseFacts, ask: AskReleasePolicy): Relea
   if (!generation) return refuse('GENERATION_UNKNOWN');
   const { wrappedKey } = generation;
   if (generation.state === 'retired' || wrappedKey === null) return refuse('GENERATION_RETIRED');
+  const hibernation = hibernationRefusal(vm);
+  if (hibernation) return refuse(hibernation);
   if (generation.wrappedFor !== vm.observation.instanceId) return refuse('DISK_MOVED');
   const standing = standingVerdict(posture, now);
   const profile = facts.isolation?.profile ?? 'probation';

@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { diskUuid, instanceId, utcTime } from './ids.ts';
+import { diskUuid, instanceId, utcTime, volumeId } from './ids.ts';
 
 /** Who decided what, when and why: what an operator says is never anonymous. */
 const decided = z.strictObject({
@@ -28,6 +28,8 @@ export const operatorItem = z.strictObject({
   enrol: decided.extend({ until: utcTime }).optional(),
   /** Disks whose keys are to be replaced, by UUID: those issued before the decision. */
   rotate: z.record(diskUuid, decided).optional(),
+  /** Volumes whose disks the VM may adopt, by id. */
+  adopt: z.record(volumeId, decided).optional(),
   /** What interfaces that started in a Casemate group get in `workload`: security groups by interface id. */
   workloadGroups: z.record(z.string(), z.array(z.string())).optional(),
   /** Whose VM it is, confirmed: its tag may say so from now on. */
@@ -46,7 +48,7 @@ export interface OperatorChange {
   readonly what: string;
   readonly decision: OperatorDecision;
   readonly set: {
-    readonly [M in 'quarantine' | 'hold' | 'leaveScope' | 'enrol' | 'workloadGroups' | 'tenant']?:
+    readonly [M in Exclude<keyof OperatorItem, 'pk' | 'version' | 'instanceId' | 'history'>]?:
       | OperatorItem[M]
       | undefined;
   };

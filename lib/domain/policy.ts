@@ -3,6 +3,7 @@ export const POLICY_ACTIONS = {
   Manage: 'Fleet',
   IssueKey: 'Disk',
   ReleaseKey: 'Disk',
+  AdoptDisk: 'Disk',
   LeaveProbation: 'Fleet',
   Quarantine: 'Fleet',
 } as const;

@@ -75,12 +75,28 @@ export const REASONS = {
     'The key was given in observe mode although the posture refuses it; it is rotated once the VM is enforced.',
   KEY_NOT_UNWRAPPED:
     'KMS does not unwrap the stored key for this VM, disk and generation: the row of the table was changed.',
+  HIBERNATION_CONFIGURED:
+    'The VM may hibernate, which writes the keys in its memory to its root volume: launch it without.',
+  HIBERNATION_UNKNOWN:
+    'EC2 was not heard to say whether the VM may hibernate; unknown does not count as good.',
   EPHEMERAL_KEY_INVALID: 'The ephemeral key is not a point on P-256.',
   DISK_NOT_ATTACHED: 'EC2 shows no volume with this disk attached to the VM.',
   GENERATION_UNKNOWN: 'The disk has no key of this generation.',
   GENERATION_RETIRED:
     'The generation was rotated out: it can be confirmed no more, and once retired not be given.',
   CONFIRMATION_MALFORMED: 'The signed payload of the confirmation does not match its schema.',
+  HEADER_MALFORMED: 'The header backup is not gzip.',
+  ADOPTION_NOT_RESTORED:
+    'The volume was not made from a snapshot and does not carry this disk: there is nothing to adopt.',
+  ADOPTION_NOT_ATTACHED: 'EC2 shows no such volume attached to the VM.',
+  ADOPTION_OTHER_DISK: 'The volume carries another disk.',
+  ADOPTION_DISK_UNKNOWN: 'No disk has this UUID.',
+  ADOPTION_DISK_TWICE: 'The VM has another volume with this disk: two of one UUID cannot be told apart.',
+  ADOPTION_NOT_PERMITTED:
+    'No policy permits it; by default a VM adopts copies of its own disks, and others as an operator allows.',
+  ADOPTION_PERMITTED: 'A policy permits the VM to adopt the disk.',
+  ADOPTION_ALLOWED: 'An operator allowed the VM to adopt the disk.',
+  DISK_ADOPTED: 'The disk was adopted, and another VM or volume knows the key: it is to be rotated.',
   ROTATION_OPEN: 'Another generation is issued and not confirmed: it is to be confirmed first.',
   ROTATION_WRONG_GENERATION: 'A rotation asks for the generation after the highest one, and for no other.',
   ROTATION_NOT_PERMITTED: 'No policy permits a new key for the disk.',

@@ -41,6 +41,8 @@ export const observation = z.strictObject({
   tags: z.record(z.string(), z.string()),
   amdSevSnp: z.enum(['enabled', 'disabled']).nullable(),
   nestedVirtualization: z.enum(['enabled', 'disabled']).nullable(),
+  /** Whether the memory may be written to the root volume, keys in it (docs/adr/0011). */
+  hibernation: z.enum(['configured', 'absent']).nullish(),
   interfaces: z.array(observedInterface),
   volumes: z.array(observedVolume),
 });

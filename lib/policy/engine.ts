@@ -67,7 +67,7 @@ export function readPolicySources(folder: URL): PolicySources {
   };
 }
 
-const DENIED_BY_ERRORS: ReadonlySet<PolicyAction> = new Set(['ReleaseKey', 'LeaveProbation']);
+const DENIED_BY_ERRORS: ReadonlySet<PolicyAction> = new Set(['ReleaseKey', 'AdoptDisk', 'LeaveProbation']);
 
 let policySets = 0;
 let ready = false;

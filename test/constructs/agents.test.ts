@@ -1,16 +1,20 @@
 import { describe, expect, test } from '@jest/globals';
 import * as z from 'zod';
 import {
+  adoptionBody,
   challengeBody,
   confirmationBody,
   diskListBody,
   enrolmentBody,
+  headerBody,
   releaseBody,
   rotationBody,
 } from '../../lib/constructs/agent-api-bodies.ts';
 import {
+  adoptionRequest,
   confirmationRequest,
   diskListRequest,
+  headerRequest,
   releaseRequest,
   rotationRequest,
 } from '../../lib/domain/disk-api.ts';
@@ -20,7 +24,16 @@ import { statements, synthesize } from './synthesized.ts';
 const stack = synthesize({ agentRoleNames: ['web-servers', 'databases'] });
 const api = stack.only('AWS::ApiGateway::RestApi');
 const stage = stack.only('AWS::ApiGateway::Stage');
-const ROUTES = ['challenges', 'enrolments', 'disks', 'releases', 'confirmations', 'rotations'];
+const ROUTES = [
+  'challenges',
+  'enrolments',
+  'disks',
+  'releases',
+  'confirmations',
+  'rotations',
+  'adoptions',
+  'headers',
+];
 const methods = stack.ofType('AWS::ApiGateway::Method');
 
 describe('the API that agents call', () => {
@@ -83,6 +96,8 @@ describe('the API that agents call', () => {
     ['release', releaseBody, releaseRequest],
     ['confirmation', confirmationBody, confirmationRequest],
     ['rotation', rotationBody, rotationRequest],
+    ['adoption', adoptionBody, adoptionRequest],
+    ['header', headerBody, headerRequest],
   ] as const)('knows the fields of a %s that the function knows, and their lengths', (_, body, request) => {
     const schema = z.toJSONSchema(request) as {
       required: string[];

@@ -30,6 +30,8 @@ const SETTINGS = {
   OBSERVE_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/observe',
   DISK_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/k',
   MODE: 'observe',
+  RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/r',
+  HEADER_BUCKET: 'headers',
   PROBATION_EGRESS: '{"kind":"https-anywhere"}',
   API_ORIGIN: 'https://abc.execute-api.eu-west-1.amazonaws.com',
   CALLER_IDENTITY: 'iam',
@@ -42,6 +44,7 @@ const DECIDING: readonly FunctionName[] = [
   'ingest-report',
   'release-disk-key',
   'rotate-disk-key',
+  'adopt-disk',
 ];
 
 describe('the bundle', () => {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
@@ -9,6 +10,7 @@ import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
 import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
 import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
+import { readConfig as storeHeader } from '../../lambdas/store-header/config.ts';
 import { readConfig as sweep } from '../../lambdas/sweep/config.ts';
 import { FUNCTION_NAMES, type FunctionName, synthesize } from './synthesized.ts';
 
@@ -25,6 +27,8 @@ const READ: Record<FunctionName, (environment: Record<string, string>) => object
   'release-disk-key': releaseDiskKey,
   'confirm-disk-key': confirmDiskKey,
   'rotate-disk-key': rotateDiskKey,
+  'adopt-disk': adoptDisk,
+  'store-header': storeHeader,
   sweep,
 };
 

@@ -39,11 +39,17 @@ const IAM_ACTION: Record<string, string> = {
   'sqs:SendMessageBatch': 'sqs:SendMessage',
 };
 
+/** One call that asks for two powers. */
+const TWO_ACTIONS: Record<string, readonly string[]> = {
+  'kms:ReEncrypt': ['kms:ReEncryptFrom', 'kms:ReEncryptTo'],
+};
+
 const SERVICE: Record<string, string> = {
   'client-dynamodb': 'dynamodb',
   'client-ec2': 'ec2',
   'client-eventbridge': 'events',
   'client-kms': 'kms',
+  'client-s3': 's3',
   'client-sqs': 'sqs',
 };
 
@@ -68,7 +74,7 @@ async function callsOf(name: FunctionName): Promise<string[]> {
       // An import stays when its last use is shaken off.
       if (!call || !code.includes(`${imported}(`)) continue;
       const action = `${SERVICE[client] ?? client}:${call}`;
-      calls.add(IAM_ACTION[action] ?? action);
+      for (const one of TWO_ACTIONS[action] ?? [IAM_ACTION[action] ?? action]) calls.add(one);
     }
   }
   return [...calls].sort();
@@ -85,11 +91,11 @@ describe('the roles of the functions', () => {
     expect(actionsOf(granted).filter((action) => !NOT_CALLED_BY_CODE.includes(action))).toEqual(called);
   });
 
-  test('the state key can be used through the table and the queues only', () => {
+  test('the state key can be used through the table, the queues and the header bucket only', () => {
     for (const { powers } of allRoles) {
       for (const statement of powers.filter((p) => touches(p, stack.stateKey.id))) {
         expect(statement.Condition['StringEquals']?.['kms:ViaService']).toMatch(
-          /^(dynamodb|sqs)\.eu-west-1\./,
+          /^(dynamodb|sqs|s3)\.eu-west-1\./,
         );
       }
     }
@@ -133,7 +139,7 @@ describe('disk keys and networks', () => {
     const both = allRoles.filter(({ powers }) => handlesDiskKeys(powers) && changesNetworks(powers));
     expect(both.map(({ role }) => role.id)).toEqual([]);
     // Neither half is empty, so the sentence above says something.
-    expect(allRoles.filter(({ powers }) => handlesDiskKeys(powers))).toHaveLength(3);
+    expect(allRoles.filter(({ powers }) => handlesDiskKeys(powers))).toHaveLength(4);
     expect(allRoles.filter(({ powers }) => changesNetworks(powers))).toHaveLength(1);
   });
 
@@ -150,10 +156,11 @@ describe('disk keys and networks', () => {
       'issue-disk-keys': ['kms:GenerateDataKeyWithoutPlaintext'],
       'rotate-disk-key': ['kms:GenerateDataKeyWithoutPlaintext'],
       'release-disk-key': ['kms:Decrypt'],
+      'adopt-disk': ['kms:ReEncryptFrom', 'kms:ReEncryptTo'],
     });
   });
 
-  test.each(['issue-disk-keys', 'rotate-disk-key', 'release-disk-key'] as const)(
+  test.each(['issue-disk-keys', 'rotate-disk-key', 'release-disk-key', 'adopt-disk'] as const)(
     '%s uses it only with disk, generation and VM in the encryption context',
     (name) => {
       const [use] = onDiskKey(name);
@@ -259,6 +266,12 @@ describe('the kinds of the state table', () => {
       PutItem: ['disk'],
       UpdateItem: ['nonce'],
     },
+    'adopt-disk': {
+      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce', 'operator'],
+      PutItem: ['disk'],
+      UpdateItem: ['nonce'],
+    },
+    'store-header': { BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'], UpdateItem: ['nonce'] },
   };
 
   test.each(Object.keys(KINDS) as (keyof typeof KINDS)[])('%s is held to its kinds', (name) => {
@@ -325,6 +338,7 @@ describe('the bus and the queues', () => {
       'release-disk-key': ['Key Release Decided'],
       'confirm-disk-key': ['Disk Key Retired'],
       'rotate-disk-key': ['Disk Key Issued'],
+      'adopt-disk': ['Disk Key Issued'],
     });
   });
 

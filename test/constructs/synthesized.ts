@@ -103,6 +103,8 @@ export const FUNCTIONS = {
   'release-disk-key': 'ReleaseDiskKey',
   'confirm-disk-key': 'ConfirmDiskKey',
   'rotate-disk-key': 'RotateDiskKey',
+  'adopt-disk': 'AdoptDisk',
+  'store-header': 'StoreHeader',
   sweep: 'Sweep',
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;

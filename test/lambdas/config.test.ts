@@ -1,5 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
+import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
+import { readConfig as storeHeader } from '../../lambdas/store-header/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
 import { EnvironmentError } from '../../lambdas/environment.ts';
@@ -73,7 +75,7 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
       IDENTITY_ISSUERS: 'aws',
     },
   ],
-  ['list-disks', listDisks, { ...agentApi, MODE: 'observe', RECOVERY_PUBLIC_KEY: 'MIIC' }],
+  ['list-disks', listDisks, { ...agentApi, MODE: 'observe', RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:123456789012:key/r' }],
   [
     'release-disk-key',
     releaseDiskKey,
@@ -86,6 +88,12 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
     },
   ],
   ['confirm-disk-key', confirmDiskKey, { ...agentApi, BUS_NAME: 'casemate' }],
+  ['store-header', storeHeader, { ...agentApi, HEADER_BUCKET: 'headers' }],
+  [
+    'adopt-disk',
+    adoptDisk,
+    { ...agentApi, BUS_NAME: 'casemate', DISK_KEY_ID: 'arn:aws:kms:eu-west-1:123456789012:key/k' },
+  ],
   [
     'rotate-disk-key',
     rotateDiskKey,
@@ -107,8 +115,8 @@ function named(read: () => object): string[] {
   }
   return [];
 }
-/** Has a default, or may be missing. */
-const OPTIONAL = new Set(['REPORT_MAX_AGE_SECONDS', 'EVIDENCE_MAX_AGE_SECONDS', 'RECOVERY_PUBLIC_KEY']);
+/** Has a default. */
+const OPTIONAL = new Set(['REPORT_MAX_AGE_SECONDS', 'EVIDENCE_MAX_AGE_SECONDS']);
 
 describe.each(FUNCTIONS)('the settings of %s', (_, read, good) => {
   test('are read into an object that nothing can change', () => {

@@ -9,7 +9,7 @@ import {
   sendReport,
   type TestAgent,
 } from '../world/agent.ts';
-import { createApi } from '../world/api.ts';
+import { createApi, RECOVERY_PUBLIC_KEY } from '../world/api.ts';
 import { diskAgent, type Wrong } from '../world/disks.ts';
 import type { WorldVm } from '../world/ec2.ts';
 import { RECORDED_VM } from '../world/recorded.ts';
@@ -67,7 +67,7 @@ describe('the list of disks', () => {
     expect(status).toBe(200);
     expect(body).toEqual({
       mode: 'enforce',
-      recoveryPublicKey: null,
+      recoveryPublicKey: RECOVERY_PUBLIC_KEY.toString('base64'),
       volumes: [
         expect.objectContaining({
           volumeId: 'vol-a0000001',

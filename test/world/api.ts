@@ -1,13 +1,14 @@
-import type { KeyObject } from 'node:crypto';
-import { randomBytes } from 'node:crypto';
+import { generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { createIdentityIssuer, type IdentityIssuer } from '../../bin/local/identity-issuer.ts';
+import { createHandler as adoptDisk } from '../../lambdas/adopt-disk/handler.ts';
 import { createHandler as confirmDiskKey } from '../../lambdas/confirm-disk-key/handler.ts';
 import { createHandler as enrolAgent } from '../../lambdas/enrol-agent/handler.ts';
 import { createHandler as issueChallenge } from '../../lambdas/issue-challenge/handler.ts';
 import { createHandler as listDisks } from '../../lambdas/list-disks/handler.ts';
 import { createHandler as releaseDiskKey } from '../../lambdas/release-disk-key/handler.ts';
 import { createHandler as rotateDiskKey } from '../../lambdas/rotate-disk-key/handler.ts';
+import { createHandler as storeHeader } from '../../lambdas/store-header/handler.ts';
 import type { CallerIdentity } from '../../lib/domain/caller.ts';
 import { signAsAgent } from '../../lib/domain/signature.ts';
 import { type Purpose, signedBytes } from '../../lib/domain/transcript.ts';
@@ -34,6 +35,11 @@ export const identityOf = (overrides: object, now: Date): object => ({
   version: '2017-09-30',
   ...overrides,
 });
+
+/** Where recovery keys are sealed to. */
+const recovery = generateKeyPairSync('rsa', { modulusLength: 2048 });
+export const RECOVERY_PUBLIC_KEY = recovery.publicKey.export({ type: 'spki', format: 'der' });
+export const RECOVERY_PRIVATE_KEY = recovery.privateKey;
 
 let made: Promise<IdentityIssuer> | undefined;
 
@@ -68,10 +74,12 @@ export async function createApi(
       issuers: new Map([[REGION, [certificatePem]]]),
       region: REGION,
     }),
-    '/disks': listDisks({ ...signed, mode, recoveryPublicKey: null }),
+    '/disks': listDisks({ ...signed, mode, recoveryPublicKey: async () => RECOVERY_PUBLIC_KEY }),
     '/releases': releaseDiskKey({ ...keys, mode, evidenceMaxAgeSeconds: 7200 }),
     '/confirmations': confirmDiskKey(signed),
     '/rotations': rotateDiskKey(keys),
+    '/adoptions': adoptDisk({ ...keys, ec2: world.client }),
+    '/headers': storeHeader({ ...signed, s3: world.s3, bucket: 'headers' }),
   };
   const send = async (event: APIGatewayProxyEvent): Promise<ApiAnswer> => {
     const answer = await functions[event.path as keyof typeof functions](event, CONTEXT);

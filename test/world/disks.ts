@@ -8,7 +8,7 @@ import { ACCOUNT, REGION } from './ec2.ts';
 import { API_ORIGIN } from './world.ts';
 
 type Api = Awaited<ReturnType<typeof createApi>>;
-type Path = '/disks' | '/releases' | '/confirmations' | '/rotations';
+type Path = '/disks' | '/releases' | '/confirmations' | '/rotations' | '/adoptions' | '/headers';
 type Caller = Parameters<Api['call']>[2];
 
 const PURPOSES: Record<Path, Purpose> = {
@@ -16,6 +16,8 @@ const PURPOSES: Record<Path, Purpose> = {
   '/releases': 'release',
   '/confirmations': 'confirm',
   '/rotations': 'rotate',
+  '/adoptions': 'recover',
+  '/headers': 'confirm',
 };
 
 const suite = new CipherSuite({
@@ -91,6 +93,10 @@ export function diskAgent(api: Api, agent: TestAgent, caller: Caller = 'instance
       send('/confirmations', { disk, generation, payload: JSON.stringify(payload) }, wrong),
     rotate: (disk: string, generation: number, wrong?: Wrong) =>
       send('/rotations', { disk, generation }, wrong),
+    adopt: (disk: string, volumeId: string, wrong: Wrong = {}) =>
+      send('/adoptions', { disk }, { ...wrong, body: { volumeId, ...wrong.body } }),
+    header: (disk: string, generation: number, payload: string, wrong?: Wrong) =>
+      send('/headers', { disk, generation, payload }, wrong),
     /** Asks for a key and opens what comes; `key` is undefined where it was refused. */
     async release(disk: string, generation: number, wrong: Wrong = {}) {
       const pair = await suite.kem.generateKeyPair();

@@ -8,6 +8,7 @@ import {
   DescribeInstancesCommand,
   DescribeNetworkInterfacesCommand,
   DescribeSecurityGroupsCommand,
+  DescribeSnapshotsCommand,
   DescribeVolumesCommand,
   DisassociateAddressCommand,
   EC2Client,
@@ -34,6 +35,8 @@ export interface WorldVm {
   state: string;
   tags: Record<string, string>;
   launchTime: Date;
+  /** `null` is EC2 not saying. */
+  hibernation?: boolean | null;
   readonly vpcId?: string;
   readonly amdSevSnp: 'enabled' | 'disabled' | undefined;
   interfaces: WorldInterface[];
@@ -68,6 +71,8 @@ export const DEFAULT_VPC = 'vpc-0a1b2c3d4e5f60718';
 /** EC2 at the edge of the client: a few VMs, their volumes, interfaces and groups. */
 export function fakeEc2(effects: Effects) {
   const vms = new Map<string, WorldVm>();
+  /** The volume that each snapshot is of. */
+  const snapshots = new Map<string, string>();
   const groups = new Map<string, WorldGroup>();
   /** Groups of the customer that were deleted. Every other group that an interface had is there. */
   const deletedGroups = new Set<string>();
@@ -130,6 +135,15 @@ export function fakeEc2(effects: Effects) {
           })),
         ),
       };
+    }
+    if (command instanceof DescribeSnapshotsCommand) {
+      await effects.read();
+      const asked = new Map(command.input.Filters?.map(({ Name, Values = [] }) => [Name, new Set(Values)]));
+      const found = [...snapshots].filter(
+        ([id, volume]) =>
+          (asked.get('snapshot-id')?.has(id) ?? true) && (asked.get('volume-id')?.has(volume) ?? true),
+      );
+      return { Snapshots: found.map(([SnapshotId, VolumeId]) => ({ SnapshotId, VolumeId })) };
     }
     if (command instanceof DescribeNetworkInterfacesCommand) {
       await effects.read();
@@ -279,7 +293,7 @@ export function fakeEc2(effects: Effects) {
   };
   client.send = send as typeof client.send;
 
-  return { client, vms, groups, deletedGroups, addresses, calls };
+  return { client, vms, snapshots, groups, deletedGroups, addresses, calls };
 }
 
 function named(name: string): Error {
@@ -296,6 +310,7 @@ function describe(vm: WorldVm) {
     VpcId: vm.vpcId ?? DEFAULT_VPC,
     RootDeviceName: '/dev/xvda',
     Tags: Object.entries(vm.tags).map(([Key, Value]) => ({ Key, Value })),
+    HibernationOptions: vm.hibernation === null ? {} : { Configured: vm.hibernation ?? false },
     CpuOptions: vm.amdSevSnp === undefined ? {} : { AmdSevSnp: vm.amdSevSnp },
     NetworkInterfaces: vm.interfaces.map((eni) => ({
       NetworkInterfaceId: eni.id,

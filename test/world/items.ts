@@ -48,6 +48,7 @@ export const anObservation = (overrides: Partial<Observation> = {}): Observation
   tags: { 'casemate:protect': 'true' },
   amdSevSnp: null,
   nestedVirtualization: null,
+  hibernation: 'absent',
   interfaces: [anInterface()],
   volumes: [aVolume()],
   ...overrides,

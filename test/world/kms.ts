@@ -4,6 +4,7 @@ import {
   GenerateDataKeyWithoutPlaintextCommand,
   InvalidCiphertextException,
   KMSClient,
+  ReEncryptCommand,
 } from '@aws-sdk/client-kms';
 import { canonicalJson } from '../../lib/domain/vm.ts';
 import type { Effects } from './effects.ts';
@@ -37,6 +38,20 @@ export function fakeKms(effects: Effects) {
         if (!found || found.context !== canonicalJson(EncryptionContext ?? {}))
           throw new InvalidCiphertextException({ message: 'null', $metadata: {} });
         return { Plaintext: new Uint8Array(found.key) };
+      });
+    }
+    if (command instanceof ReEncryptCommand) {
+      return effects.write('re-encrypt', () => {
+        kmsCalls.push('ReEncrypt');
+        const { CiphertextBlob, SourceEncryptionContext, DestinationEncryptionContext = {} } = command.input;
+        const found = wrapped.get(Buffer.from(CiphertextBlob ?? []).toString('base64'));
+        if (!found || found.context !== canonicalJson(SourceEncryptionContext ?? {}))
+          throw new InvalidCiphertextException({ message: 'null', $metadata: {} });
+        kmsContexts.push(DestinationEncryptionContext);
+        const blob = Buffer.from(`wrapped ${kmsContexts.length}`);
+        const context = canonicalJson(DestinationEncryptionContext);
+        wrapped.set(blob.toString('base64'), { key: found.key, context });
+        return { CiphertextBlob: blob };
       });
     }
     throw new Error(`KMS here does not know ${(command as object).constructor.name}`);

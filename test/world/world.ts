@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics } from '@aws-lambda-powertools/metrics';
 import { EventBridgeClient, PutEventsCommand } from '@aws-sdk/client-eventbridge';
+import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { SendMessageBatchCommand, SendMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import type { Context, SQSBatchResponse, SQSEvent, SQSRecord } from 'aws-lambda';
 import { createHandler as applyIsolation } from '../../lambdas/apply-isolation/handler.ts';
@@ -196,7 +197,18 @@ export function createWorld(
     throw new Error('SQS here does not know it');
   }) as typeof sqs.send;
 
-  for (const client of [ec2.client, dynamodb.client, kms, eventbridge, sqs]) failing(client);
+  const objects = new Map<string, Uint8Array>();
+  const s3 = clientOf(S3Client);
+  s3.send = (async (command: unknown) => {
+    if (!(command instanceof PutObjectCommand)) throw new Error('S3 here does not know it');
+    const { Bucket, Key, Body } = command.input;
+    return effects.write('put object', () => {
+      objects.set(`${Bucket}/${Key}`, Body as Uint8Array);
+      return {};
+    });
+  }) as typeof s3.send;
+
+  for (const client of [ec2.client, dynamodb.client, kms, eventbridge, sqs, s3]) failing(client);
 
   const telemetry = () =>
     options.logLevel === undefined || options.logLevel === 'SILENT'
@@ -301,6 +313,9 @@ export function createWorld(
     rejected,
     announced,
     ...keys,
+    /** What lies in buckets, by bucket and key. */
+    objects,
+    s3,
     kms,
     handlers,
     functionsIn,
