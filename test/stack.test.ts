@@ -86,9 +86,13 @@ describe('the stack', () => {
   test('keeps the names of what holds keys: under another one it would be made anew, and empty', () => {
     const holding = Object.entries(
       Template.fromStack(main).toJSON().Resources as Record<string, { Type: string }>,
-    ).filter(([, { Type }]) => ['AWS::KMS::Key', 'AWS::DynamoDB::GlobalTable'].includes(Type));
+    ).filter(([, { Type }]) =>
+      ['AWS::KMS::Key', 'AWS::DynamoDB::GlobalTable', 'AWS::S3::Bucket'].includes(Type),
+    );
     expect(holding.map(([id]) => id).sort()).toEqual([
+      'CasemateHeadersBucketXXXX',
       'CasemateKeysDisksCEEA359F',
+      'CasemateKeysRecovery75838691',
       'CasemateKeysStateA23779CA',
       'CasemateStateTableF7F99ACD',
     ]);

@@ -145,7 +145,7 @@ describe('the API that agents call', () => {
 });
 
 describe('what an agent may do', () => {
-  const policy = stack.only('AWS::IAM::ManagedPolicy');
+  const policy = stack.only('AWS::IAM::ManagedPolicy', 'AgentsPolicy');
   const powers = statements(policy.Properties.PolicyDocument);
 
   test('is to call the routes and to report', () => {

@@ -7,10 +7,27 @@ describe('customer keys', () => {
   const keys = [
     ['disk keys', stack.diskKey],
     ['state', stack.stateKey],
+    ['recovery keys', stack.recoveryKey],
   ] as const;
 
-  test.each(keys)('the key of %s is rotated, and kept when the stack goes', (_, key) => {
-    expect(key.Properties.EnableKeyRotation).toBe(true);
+  test('the keys that KMS can rotate are rotated', () => {
+    for (const key of [stack.diskKey, stack.stateKey]) expect(key.Properties.EnableKeyRotation).toBe(true);
+  });
+
+  test('no role opens what is sealed to the recovery key, and operators only by a policy of their own', () => {
+    const { KeySpec, KeyUsage } = stack.recoveryKey.Properties;
+    expect([KeySpec, KeyUsage]).toEqual(['RSA_4096', 'ENCRYPT_DECRYPT']);
+    const powers = stack.ofType('AWS::IAM::Role').flatMap((role) => stack.powersOf(role));
+    const uses = powers.filter((s) => s.resources.some((r) => r.includes(`"${stack.recoveryKey.id}"`)));
+    expect(uses.flatMap((s) => s.actions)).toEqual(['kms:GetPublicKey']);
+    const policy = stack.only('AWS::IAM::ManagedPolicy', 'OpenRecoveryKeys').Properties;
+    expect(policy.Roles).toBeUndefined();
+    expect(statements(policy.PolicyDocument).map((s) => [s.actions, s.resources])).toEqual([
+      [['kms:Decrypt'], [expect.stringContaining(stack.recoveryKey.id)]],
+    ]);
+  });
+
+  test.each(keys)('the key of %s is kept when the stack goes', (_, key) => {
     expect(key.DeletionPolicy).toBe('Retain');
     expect(key.UpdateReplacePolicy).toBe('Retain');
   });
@@ -91,5 +108,24 @@ describe('the state table', () => {
   test('has the key and the expiry that the functions write', () => {
     expect(table.Properties.KeySchema).toEqual([{ AttributeName: 'pk', KeyType: 'HASH' }]);
     expect(table.Properties.TimeToLiveSpecification).toEqual({ AttributeName: 'expiresAt', Enabled: true });
+  });
+});
+
+describe('the header bucket', () => {
+  const bucket = stack.only('AWS::S3::Bucket');
+
+  test('is kept, versioned, encrypted with the state key, and closed to the public', () => {
+    expect([bucket.DeletionPolicy, bucket.UpdateReplacePolicy]).toEqual(['Retain', 'Retain']);
+    expect(bucket.Properties.VersioningConfiguration).toEqual({ Status: 'Enabled' });
+    const [encryption] = bucket.Properties.BucketEncryption.ServerSideEncryptionConfiguration;
+    expect(JSON.stringify(encryption)).toContain(stack.stateKey.id);
+    expect(Object.values(bucket.Properties.PublicAccessBlockConfiguration)).toEqual([true, true, true, true]);
+  });
+
+  test('is written by one function, below headers/, and read by none', () => {
+    const powers = stack.ofType('AWS::IAM::Role').flatMap((role) => stack.powersOf(role));
+    const uses = powers.filter((s) => s.resources.some((r) => r.includes(`"${bucket.id}"`)));
+    expect(uses.map((s) => s.actions)).toEqual([['s3:PutObject']]);
+    expect(uses[0]?.resources).toEqual([expect.stringContaining('/headers/*')]);
   });
 });

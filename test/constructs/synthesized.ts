@@ -82,6 +82,10 @@ export class Synthesized {
     return this.only('AWS::KMS::Key', 'Disks');
   }
 
+  get recoveryKey(): Resource {
+    return this.only('AWS::KMS::Key', 'KeysRecovery');
+  }
+
   get stateKey(): Resource {
     return this.only('AWS::KMS::Key', 'KeysState');
   }
