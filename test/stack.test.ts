@@ -90,7 +90,7 @@ describe('the stack', () => {
       ['AWS::KMS::Key', 'AWS::DynamoDB::GlobalTable', 'AWS::S3::Bucket'].includes(Type),
     );
     expect(holding.map(([id]) => id).sort()).toEqual([
-      'CasemateHeadersBucketXXXX',
+      'CasemateHeadersBucketB2E6E1E6',
       'CasemateKeysDisksCEEA359F',
       'CasemateKeysRecovery75838691',
       'CasemateKeysStateA23779CA',
