@@ -254,3 +254,18 @@ export async function* scanItems(table: Table): AsyncGenerator<Record<string, un
     }
   }
 }
+
+/** Whole items of some kinds, page by page, eventually consistent. */
+export async function* scanKinds(
+  table: Table,
+  kinds: readonly string[],
+): AsyncGenerator<Record<string, unknown>> {
+  const scan = {
+    TableName: table.name,
+    FilterExpression: kinds.map((_, i) => `begins_with(pk, :kind${i})`).join(' OR '),
+    ExpressionAttributeValues: Object.fromEntries(kinds.map((kind, i) => [`:kind${i}`, { S: `${kind}#` }])),
+  };
+  for await (const page of paginateScan({ client: table.client }, scan)) {
+    for (const row of page.Items ?? []) yield unmarshall(row);
+  }
+}

@@ -86,6 +86,38 @@ export async function instancesOfInterfaces(
   return ids;
 }
 
+/** Those of the volumes that EC2 shows. */
+export async function volumesThatExist(
+  client: EC2Client,
+  volumeIds: readonly string[],
+): Promise<ReadonlySet<string>> {
+  const found = new Set<string>();
+  for (const filter of filters('volume-id', volumeIds)) {
+    for await (const page of paginateDescribeVolumes({ client }, { Filters: [filter] })) {
+      for (const { VolumeId } of page.Volumes ?? []) if (VolumeId) found.add(VolumeId);
+    }
+  }
+  return found;
+}
+
+/** How many snapshots EC2 shows of each of the volumes. */
+export async function snapshotsOf(
+  client: EC2Client,
+  volumeIds: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const found = new Map<string, number>();
+  for (const filter of filters('volume-id', volumeIds)) {
+    for await (const page of paginateDescribeSnapshots(
+      { client },
+      { OwnerIds: ['self'], Filters: [filter] },
+    )) {
+      for (const { VolumeId } of page.Snapshots ?? [])
+        if (VolumeId) found.set(VolumeId, (found.get(VolumeId) ?? 0) + 1);
+    }
+  }
+  return found;
+}
+
 /** The volume that a snapshot is of; undefined when the snapshot is gone, or EC2 does not know its volume. */
 export async function volumeOfSnapshot(client: EC2Client, snapshotId: string): Promise<string | undefined> {
   const Filters = [{ Name: 'snapshot-id', Values: [snapshotId] }];

@@ -8,6 +8,7 @@ import {
   enrolmentRequest,
 } from '../../lib/domain/enrolment.ts';
 import { type IdentityIssuers, verifyIdentityDocument } from '../../lib/domain/evidence/identity/index.ts';
+import { operatorItem } from '../../lib/domain/operator.ts';
 import type { Reason } from '../../lib/domain/reasons.ts';
 import { enrolItem } from '../../lib/domain/report.ts';
 import { parseAgentPublicKey, verifyAgentSignature } from '../../lib/domain/signature.ts';
@@ -90,9 +91,10 @@ async function enrol(deps: Deps, request: EnrolmentRequest): Promise<Answer> {
   }
 
   const enrolKey = `enrol#${instanceId}`;
-  const [vms, enrolments] = await Promise.all([
+  const [vms, enrolments, operators] = await Promise.all([
     getItems(deps.table, [`vm#${instanceId}`], vmItem),
     getItems(deps.table, [enrolKey], enrolItem),
+    getItems(deps.table, [`operator#${instanceId}`], operatorItem),
   ]);
   const vm = vms.get(`vm#${instanceId}`);
   if (vm && vm.observation.accountId !== document.accountId) return refuse('IDENTITY_FOREIGN');
@@ -103,6 +105,7 @@ async function enrol(deps: Deps, request: EnrolmentRequest): Promise<Answer> {
     enrolment: enrolments.get(enrolKey),
     publicKey: request.agentPublicKey,
     disks: volumeIds.flatMap((id) => disks.get(id) ?? []),
+    operator: operators.get(`operator#${instanceId}`),
     now,
   });
   switch (decision.kind) {
@@ -112,7 +115,7 @@ async function enrol(deps: Deps, request: EnrolmentRequest): Promise<Answer> {
       return { kind: 'ok', status: 200, body: { status: 'already-enrolled', instanceId } };
     case 'enrol':
       try {
-        await putVersioned(deps.table, enrolKey, undefined, {
+        await putVersioned(deps.table, enrolKey, decision.replaces?.version, {
           instanceId,
           publicKey: request.agentPublicKey,
           enrolledAt: now.toISOString(),

@@ -75,6 +75,9 @@ const ISOLATION_BATCH_WINDOW = Duration.seconds(1);
 
 const SWEEP_EVERY = Duration.minutes(5);
 
+/** Delays are of days. */
+const RETIRE_EVERY = Duration.hours(1);
+
 /**
  * The pipeline that makes every VM earn its disk key: state, keys, bus, functions and the API that agents
  * call, in one account and Region.
@@ -277,6 +280,15 @@ export class Casemate extends Construct {
         environment: { ...fromApi, HEADER_BUCKET: this.headers.bucket.bucketName },
         decidesByPolicy: false,
       }),
+      'retire-disk-keys': new PipelineFunction(this, 'RetireDiskKeys', {
+        ...common,
+        name: 'retire-disk-keys',
+        description: 'retires keys after their delay, and never while a volume or snapshot is left',
+        timeout: Duration.minutes(4),
+        memorySize: 512,
+        environment: { ...onBus, HEADER_BUCKET: this.headers.bucket.bucketName },
+        decidesByPolicy: false,
+      }),
       sweep: new PipelineFunction(this, 'Sweep', {
         ...common,
         name: 'sweep',
@@ -396,6 +408,11 @@ export class Casemate extends Construct {
       // The next sweep is the retry.
       targets: [new targets.LambdaFunction(this.functions.sweep.fn, { retryAttempts: 0 })],
     });
+    new events.Rule(this, 'RetirementSchedule', {
+      description: 'Casemate: begin and complete the retirement of keys',
+      schedule: events.Schedule.rate(RETIRE_EVERY),
+      targets: [new targets.LambdaFunction(this.functions['retire-disk-keys'].fn, { retryAttempts: 0 })],
+    });
   }
 
   /** docs/architecture.md, "Functions": one power each. */
@@ -414,9 +431,10 @@ export class Casemate extends Construct {
       'rotate-disk-key': rotate,
       'adopt-disk': adopt,
       'store-header': store,
+      'retire-disk-keys': retire,
     } = this.functions;
 
-    this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
+    this.state.grant(observe.role, { reads: ['vm', 'operator'], puts: ['vm'] });
     this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
     this.state.grant(ingest.role, {
       reads: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
@@ -429,7 +447,7 @@ export class Casemate extends Construct {
     });
     this.state.grant(challenge.role, { reads: [], puts: ['nonce'] });
     this.state.grant(enrol.role, {
-      reads: ['vm', 'disk', 'enrol', 'nonce'],
+      reads: ['vm', 'disk', 'enrol', 'nonce', 'operator'],
       puts: ['enrol'],
       updates: ['nonce'],
     });
@@ -445,6 +463,7 @@ export class Casemate extends Construct {
     this.state.grant(adopt.role, { ...signed, reads: [...signed.reads, 'operator'], puts: ['disk'] });
     this.state.grant(store.role, { ...signed, puts: [] });
     this.state.grantScan(sweep.role);
+    this.state.grantScan(retire.role, ['disk']);
 
     this.bus.grantAnnounce(observe.role, ['VM Changed']);
     this.bus.grantAnnounce(issue.role, ['Disk Key Issued']);
@@ -455,6 +474,7 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(confirm.role, ['Disk Key Retired']);
     this.bus.grantAnnounce(rotate.role, ['Disk Key Issued']);
     this.bus.grantAnnounce(adopt.role, ['Disk Key Issued']);
+    this.bus.grantAnnounce(retire.role, ['Disk Key Retired']);
 
     this.keys.grantWrap(issue.role);
     this.keys.grantWrap(rotate.role);
@@ -462,6 +482,8 @@ export class Casemate extends Construct {
     this.keys.grantRewrap(adopt.role);
     this.keys.grantRecoveryPublicKey(list.role);
     this.headers.grantStore(store.role);
+    this.headers.grantShred(retire.role);
+    grantDescribe(retire, ['ec2:DescribeSnapshots', 'ec2:DescribeVolumes']);
     grantDescribe(adopt, ['ec2:DescribeSnapshots']);
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
@@ -485,6 +507,7 @@ const FUNCTION_NAMES = [
   'rotate-disk-key',
   'adopt-disk',
   'store-header',
+  'retire-disk-keys',
   'sweep',
 ] as const;
 type FunctionName = (typeof FUNCTION_NAMES)[number];

@@ -51,10 +51,34 @@ export class HeaderBucket extends Construct {
         resources: [this.bucket.arnForObjects('headers/*')],
       }),
     );
+    this.acknowledgeAllHeaders(role);
+    this.keys.grantStateThrough(role, 'bucket');
+  }
+
+  /** Delete headers with all their versions, without reading one. */
+  grantShred(role: iam.Role): void {
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'FindHeaderVersions',
+        actions: ['s3:ListBucketVersions'],
+        resources: [this.bucket.bucketArn],
+        conditions: { StringLike: { 's3:prefix': 'headers/*' } },
+      }),
+    );
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'ShredHeaders',
+        actions: ['s3:DeleteObject', 's3:DeleteObjectVersion'],
+        resources: [this.bucket.arnForObjects('headers/*')],
+      }),
+    );
+    this.acknowledgeAllHeaders(role);
+  }
+
+  private acknowledgeAllHeaders(role: iam.Role): void {
     Validations.of(role).acknowledge({
       id: `AwsSolutions-IAM5[Resource::<${this.bucket.stack.getLogicalId(this.bucket.node.defaultChild as s3.CfnBucket)}.Arn>/headers/*]`,
-      reason: 'A header is stored for any disk: its key begins with the disk that the function checked.',
+      reason: 'The key of a header begins with its disk, which the function checked.',
     });
-    this.keys.grantStateThrough(role, 'bucket');
   }
 }

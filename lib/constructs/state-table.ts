@@ -47,8 +47,11 @@ export class StateTable extends Construct {
     this.keys.grantStateThrough(role, puts.length + updates.length > 0 ? 'table' : 'table-to-read');
   }
 
-  /** The whole table, to read. A Scan has no leading key that a condition could look at. */
-  grantScan(role: iam.Role): void {
+  /**
+   * The whole table, to read, and items of these kinds to put. A Scan has no leading key that a condition could
+   * look at.
+   */
+  grantScan(role: iam.Role, puts: readonly PartitionKind[] = []): void {
     role.addToPolicy(
       new iam.PolicyStatement({
         sid: 'ReadAllKinds',
@@ -56,7 +59,8 @@ export class StateTable extends Construct {
         resources: [this.table.tableArn],
       }),
     );
-    this.keys.grantStateThrough(role, 'table-to-read');
+    if (puts.length > 0) role.addToPolicy(this.statement('PutItsKinds', ['dynamodb:PutItem'], puts));
+    this.keys.grantStateThrough(role, puts.length > 0 ? 'table' : 'table-to-read');
   }
 
   private statement(sid: string, actions: string[], kinds: readonly PartitionKind[]): iam.PolicyStatement {

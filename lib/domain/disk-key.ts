@@ -44,6 +44,8 @@ export const diskItem = z.strictObject({
   copy: z.literal(true).optional(),
   /** When this VM took the disk over; keys issued before are known elsewhere. */
   adoptedAt: utcTime.optional(),
+  /** First look that found neither a volume nor a snapshot of it, after its keys were to be retired. */
+  missingSince: utcTime.optional(),
   /** The newest first. */
   recoveryKeys: z.array(sealedRecoveryKey).optional(),
   decision: z.strictObject({ at: utcTime, reasons: z.array(z.string()), policies: z.array(z.string()) }),

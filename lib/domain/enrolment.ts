@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import * as z from 'zod';
 import type { DiskItem } from './disk-key.ts';
 import { instanceId } from './ids.ts';
+import type { OperatorItem } from './operator.ts';
 import type { Reason } from './reasons.ts';
 import type { EnrolItem } from './report.ts';
 import type { VmItem } from './vm.ts';
@@ -77,7 +78,10 @@ export function challengeRefusal(
 }
 
 export type EnrolmentDecision =
-  | { readonly kind: 'enrol' }
+  | {
+      readonly kind: 'enrol' /** The enrolment that this one takes the place of. */;
+      readonly replaces?: EnrolItem;
+    }
   /** The same key again, after a lost answer or a reboot: nothing changes. */
   | { readonly kind: 'already-enrolled' }
   | { readonly kind: 'refuse'; readonly reason: Reason; readonly retryable: boolean };
@@ -85,27 +89,28 @@ export type EnrolmentDecision =
 /**
  * Whether a caller that proved its identity and its key may enrol. Trust on first use happens once per
  * instance, only while EC2 shows the VM running, in its window, and before any of its disks is confirmed;
- * an identity document is a bearer token, so everything later needs the key that was enrolled first.
+ * an identity document is a bearer token, so everything later needs the key that was enrolled first, or an
+ * operator, whose word is good for one enrolment.
  */
 export function decideEnrolment(facts: {
   readonly vm: VmItem | undefined;
   readonly enrolment: EnrolItem | undefined;
   readonly publicKey: string;
   readonly disks: readonly DiskItem[];
+  readonly operator?: OperatorItem | undefined;
   readonly now: Date;
 }): EnrolmentDecision {
   const { vm, enrolment, now } = facts;
-  if (enrolment) {
-    return enrolment.publicKey === facts.publicKey
-      ? { kind: 'already-enrolled' }
-      : { kind: 'refuse', reason: 'ENROL_OTHER_KEY', retryable: false };
-  }
+  if (enrolment?.publicKey === facts.publicKey) return { kind: 'already-enrolled' };
+  const allowed = allowedByOperator(facts.operator, enrolment, now);
+  if (enrolment && !allowed) return { kind: 'refuse', reason: 'ENROL_OTHER_KEY', retryable: false };
   if (!vm) return { kind: 'refuse', reason: 'ENROL_VM_UNKNOWN', retryable: true };
   if (!vm.managed) return { kind: 'refuse', reason: 'ENROL_VM_NOT_MANAGED', retryable: true };
   // `pending` becomes `running` by itself; the other states do not.
   if (vm.gone || vm.observation.state !== 'running') {
     return { kind: 'refuse', reason: 'ENROL_VM_NOT_RUNNING', retryable: vm.observation.state === 'pending' };
   }
+  if (allowed) return { kind: 'enrol', ...(enrolment ? { replaces: enrolment } : {}) };
   // Stop and start renew EC2's launch time, so the first sighting closes the window too.
   const launchedAt = Math.min(Date.parse(vm.observation.launchTime), Date.parse(vm.firstSeenAt));
   const sinceLaunchSeconds = (now.getTime() - launchedAt) / 1000;
@@ -116,4 +121,15 @@ export function decideEnrolment(facts: {
     return { kind: 'refuse', reason: 'ENROL_DISK_CONFIRMED', retryable: false };
   }
   return { kind: 'enrol' };
+}
+
+/** An enrolment since the operator said so has used it up. */
+function allowedByOperator(
+  operator: OperatorItem | undefined,
+  enrolment: EnrolItem | undefined,
+  now: Date,
+): boolean {
+  const allowed = operator?.enrol;
+  if (!allowed || Date.parse(allowed.until) <= now.getTime()) return false;
+  return !enrolment || Date.parse(enrolment.enrolledAt) < Date.parse(allowed.at);
 }

@@ -28,6 +28,12 @@ export const operatorItem = z.strictObject({
   enrol: decided.extend({ until: utcTime }).optional(),
   /** Disks whose keys are to be replaced, by UUID: those issued before the decision. */
   rotate: z.record(diskUuid, decided).optional(),
+  /** Disks of the VM whose keys are to go, by UUID; every generation, or the one that is named. */
+  retire: z
+    .record(diskUuid, decided.extend({ generation: z.number().int().positive().optional() }))
+    .optional(),
+  /** Disks of which nothing is shredded, whatever else was decided. */
+  keep: z.record(diskUuid, decided).optional(),
   /** Volumes whose disks the VM may adopt, by id. */
   adopt: z.record(volumeId, decided).optional(),
   /** What interfaces that started in a Casemate group get in `workload`: security groups by interface id. */

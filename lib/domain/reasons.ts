@@ -102,6 +102,9 @@ export const REASONS = {
   ROTATION_NOT_PERMITTED: 'No policy permits a new key for the disk.',
   WRITTEN_MEANWHILE: 'The disk was changed by another request at the same time; ask again.',
   ROTATION_LIMIT: 'The disk has as many generations as can be kept.',
+  KEY_RETIRED:
+    'No volume and no snapshot of the disk is left, and its delay is over: the wrapped key is gone.',
+  KEY_KEPT: 'An operator keeps the keys of the disk: nothing of them is retired.',
   KEY_ROTATED: 'A newer generation was confirmed: this one retires.',
   // Disks on the host
   KEY_DOES_NOT_OPEN:
@@ -140,6 +143,7 @@ export const REASONS = {
   // Operators
   OPERATOR_HOLD: 'An operator holds the keys of the VM back: casemate keys unhold.',
   OPERATOR_QUARANTINE: 'An operator contained the VM: casemate restore takes that back.',
+  LEAVE_SCOPE_ALLOWED: 'An operator let the VM leave scope, as its tags say.',
   OPERATOR_ASKED: 'An operator asked for it.',
   // Evidence in the pipeline
   // Policies: hardware-aware rules

@@ -60,6 +60,8 @@ export const vmItem = z.strictObject({
   /** In scope by what was decided before, though its tags now say otherwise. */
   leavingScope: z.boolean(),
   decision: z.strictObject({ at: utcTime, reasons: z.array(z.string()), policies: z.array(z.string()) }),
+  /** Since when the tags say otherwise; an operator's word counts when it is younger. */
+  leavingSince: utcTime.optional(),
   /** First sweep that did not see it. */
   missingSince: utcTime.nullable(),
   gone: z.boolean(),
@@ -92,13 +94,15 @@ export type VmUpdate =
  *
  * An unseen VM is never `gone` by one look: EC2 is eventually consistent, and a wrong `gone` would drop
  * the fence. A VM that was in scope and now is not keeps fence and policy (`leavingScope`) until an
- * operator confirms, because tags are edited by people who may be attackers.
+ * operator confirms, because tags are edited by people who may be attackers. What an operator said before the tags
+ * changed was about another change.
  */
 export function nextVm(
   known: VmItem | undefined,
   sighting: Sighting,
   scope: ScopeDecision | undefined,
   now: Date,
+  leaveScope?: { readonly at: string },
 ): VmUpdate {
   if (sighting.kind === 'not-seen') {
     if (!known || known.gone || !sighting.bySweep) return { kind: 'unchanged' };
@@ -113,16 +117,24 @@ export function nextVm(
   }
   if (!scope) throw new TypeError('a seen VM needs a scope decision');
   const gone = sighting.observation.state === 'terminated';
-  const managed = scope.inScope || (known?.managed ?? false);
+  const since = known?.leavingScope ? (known.leavingSince ?? known.decision.at) : undefined;
+  const mayLeave =
+    since !== undefined && leaveScope !== undefined && Date.parse(leaveScope.at) >= Date.parse(since);
+  const managed = scope.inScope || ((known?.managed ?? false) && !mayLeave);
   const leavingScope = managed && !scope.inScope;
   const next: Omit<VmItem, 'pk' | 'version'> = {
     observation: sighting.observation,
     firstSeenAt: known?.firstSeenAt ?? now.toISOString(),
     managed,
     leavingScope,
+    ...(leavingScope ? { leavingSince: since ?? now.toISOString() } : {}),
     decision: {
       at: now.toISOString(),
-      reasons: leavingScope ? ['LEAVING_SCOPE'] : [...scope.reasons],
+      reasons: leavingScope
+        ? ['LEAVING_SCOPE']
+        : mayLeave && !scope.inScope
+          ? ['LEAVE_SCOPE_ALLOWED', ...scope.reasons]
+          : [...scope.reasons],
       policies: [...scope.policies],
     },
     missingSince: null,

@@ -9,6 +9,7 @@ import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/confi
 import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
 import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
+import { readConfig as retireDiskKeys } from '../../lambdas/retire-disk-keys/config.ts';
 import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
 import { readConfig as storeHeader } from '../../lambdas/store-header/config.ts';
 import { readConfig as sweep } from '../../lambdas/sweep/config.ts';
@@ -29,6 +30,7 @@ const READ: Record<FunctionName, (environment: Record<string, string>) => object
   'rotate-disk-key': rotateDiskKey,
   'adopt-disk': adoptDisk,
   'store-header': storeHeader,
+  'retire-disk-keys': retireDiskKeys,
   sweep,
 };
 

@@ -36,12 +36,14 @@ const NOT_CALLED_BY_CODE = [
 /** Calls that IAM knows under another name. */
 const IAM_ACTION: Record<string, string> = {
   'dynamodb:TransactWriteItems': 'dynamodb:PutItem',
+  's3:ListObjectVersions': 's3:ListBucketVersions',
   'sqs:SendMessageBatch': 'sqs:SendMessage',
 };
 
 /** One call that asks for two powers. */
 const TWO_ACTIONS: Record<string, readonly string[]> = {
   'kms:ReEncrypt': ['kms:ReEncryptFrom', 'kms:ReEncryptTo'],
+  's3:DeleteObject': ['s3:DeleteObject', 's3:DeleteObjectVersion'],
 };
 
 const SERVICE: Record<string, string> = {
@@ -229,8 +231,8 @@ describe('the kinds of the state table', () => {
     (statement.Condition['ForAllValues:StringLike']?.['dynamodb:LeadingKeys'] ?? []) as string[];
 
   /** docs/architecture.md, "Functions". */
-  const KINDS: Record<Exclude<FunctionName, 'sweep'>, Record<string, string[]>> = {
-    'observe-vm': { BatchGetItem: ['vm'], PutItem: ['vm'] },
+  const KINDS: Record<Exclude<FunctionName, 'sweep' | 'retire-disk-keys'>, Record<string, string[]>> = {
+    'observe-vm': { BatchGetItem: ['vm', 'operator'], PutItem: ['vm'] },
     'issue-disk-keys': { BatchGetItem: ['vm', 'disk'], PutItem: ['disk'] },
     'ingest-report': {
       BatchGetItem: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
@@ -243,7 +245,7 @@ describe('the kinds of the state table', () => {
     },
     'issue-challenge': { PutItem: ['nonce'] },
     'enrol-agent': {
-      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],
+      BatchGetItem: ['vm', 'disk', 'enrol', 'nonce', 'operator'],
       PutItem: ['enrol'],
       UpdateItem: ['nonce'],
     },
@@ -292,9 +294,12 @@ describe('the kinds of the state table', () => {
     }
   });
 
-  test('only the sweep scans, and it writes nothing', () => {
+  test('only the sweep, which writes nothing, and the retirement of keys, which writes disks, scan', () => {
     const scanning = FUNCTION_NAMES.filter((name) => actionsOf(onTable(name)).includes('dynamodb:Scan'));
-    expect(scanning).toEqual(['sweep']);
+    expect(scanning).toEqual(['retire-disk-keys', 'sweep']);
+    const retires = onTable('retire-disk-keys');
+    expect(actionsOf(retires)).toEqual(['dynamodb:PutItem', 'dynamodb:Scan']);
+    expect(retires.flatMap(leadingKeys)).toEqual(['disk#*']);
     expect(actionsOf(onTable('sweep'))).toEqual(['dynamodb:Scan']);
     const stateKey = stack.powersOfFunction('sweep').filter((s) => touches(s, stack.stateKey.id));
     const throughTable = stateKey.filter((s) =>
@@ -339,6 +344,7 @@ describe('the bus and the queues', () => {
       'confirm-disk-key': ['Disk Key Retired'],
       'rotate-disk-key': ['Disk Key Issued'],
       'adopt-disk': ['Disk Key Issued'],
+      'retire-disk-keys': ['Disk Key Retired'],
     });
   });
 

@@ -122,10 +122,14 @@ describe('the header bucket', () => {
     expect(Object.values(bucket.Properties.PublicAccessBlockConfiguration)).toEqual([true, true, true, true]);
   });
 
-  test('is written by one function, below headers/, and read by none', () => {
+  test('is written by one function and shredded by one, below headers/, and read by none', () => {
     const powers = stack.ofType('AWS::IAM::Role').flatMap((role) => stack.powersOf(role));
     const uses = powers.filter((s) => s.resources.some((r) => r.includes(`"${bucket.id}"`)));
-    expect(uses.map((s) => s.actions)).toEqual([['s3:PutObject']]);
+    expect(uses.map((s) => s.actions)).toEqual([
+      ['s3:PutObject'],
+      ['s3:ListBucketVersions'],
+      ['s3:DeleteObject', 's3:DeleteObjectVersion'],
+    ]);
     expect(uses[0]?.resources).toEqual([expect.stringContaining('/headers/*')]);
   });
 });

@@ -109,6 +109,7 @@ export const FUNCTIONS = {
   'rotate-disk-key': 'RotateDiskKey',
   'adopt-disk': 'AdoptDisk',
   'store-header': 'StoreHeader',
+  'retire-disk-keys': 'RetireDiskKeys',
   sweep: 'Sweep',
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;

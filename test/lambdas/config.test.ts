@@ -1,7 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
-import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
 import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
-import { readConfig as storeHeader } from '../../lambdas/store-header/config.ts';
+import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
 import { EnvironmentError } from '../../lambdas/environment.ts';
@@ -11,7 +10,9 @@ import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/confi
 import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
 import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
+import { readConfig as retireDiskKeys } from '../../lambdas/retire-disk-keys/config.ts';
 import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
+import { readConfig as storeHeader } from '../../lambdas/store-header/config.ts';
 import { readConfig as sweep } from '../../lambdas/sweep/config.ts';
 
 type Environment = Record<string, string>;
@@ -75,7 +76,11 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
       IDENTITY_ISSUERS: 'aws',
     },
   ],
-  ['list-disks', listDisks, { ...agentApi, MODE: 'observe', RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:123456789012:key/r' }],
+  [
+    'list-disks',
+    listDisks,
+    { ...agentApi, MODE: 'observe', RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:123456789012:key/r' },
+  ],
   [
     'release-disk-key',
     releaseDiskKey,
@@ -88,6 +93,7 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
     },
   ],
   ['confirm-disk-key', confirmDiskKey, { ...agentApi, BUS_NAME: 'casemate' }],
+  ['retire-disk-keys', retireDiskKeys, { ...common, BUS_NAME: 'casemate', HEADER_BUCKET: 'headers' }],
   ['store-header', storeHeader, { ...agentApi, HEADER_BUCKET: 'headers' }],
   [
     'adopt-disk',

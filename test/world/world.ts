@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics } from '@aws-lambda-powertools/metrics';
 import { EventBridgeClient, PutEventsCommand } from '@aws-sdk/client-eventbridge';
-import { PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
+import { DeleteObjectCommand, ListObjectVersionsCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { SendMessageBatchCommand, SendMessageCommand, SQSClient } from '@aws-sdk/client-sqs';
 import type { Context, SQSBatchResponse, SQSEvent, SQSRecord } from 'aws-lambda';
 import { createHandler as applyIsolation } from '../../lambdas/apply-isolation/handler.ts';
@@ -200,6 +200,17 @@ export function createWorld(
   const objects = new Map<string, Uint8Array>();
   const s3 = clientOf(S3Client);
   s3.send = (async (command: unknown) => {
+    if (command instanceof ListObjectVersionsCommand) {
+      const { Bucket, Prefix } = command.input;
+      const found = [...objects.keys()].filter((name) => name.startsWith(`${Bucket}/${Prefix}`));
+      return { Versions: found.map((name) => ({ Key: name.slice(`${Bucket}/`.length), VersionId: '1' })) };
+    }
+    if (command instanceof DeleteObjectCommand) {
+      return effects.write('delete object', () => {
+        objects.delete(`${command.input.Bucket}/${command.input.Key}`);
+        return {};
+      });
+    }
     if (!(command instanceof PutObjectCommand)) throw new Error('S3 here does not know it');
     const { Bucket, Key, Body } = command.input;
     return effects.write('put object', () => {
