@@ -83,7 +83,8 @@ async function perform(act: Act, setup: Setup, on: Disk): Promise<void> {
   const operator = (change: object) => {
     const pk = `operator#${vm.id}`;
     const known = world.rows.get(pk) ?? { pk, version: 1, instanceId: vm.id, history: [] };
-    world.rows.set(pk, { ...known, ...change });
+    const members = Object.entries({ ...known, ...change }).filter(([, value]) => value !== undefined);
+    world.rows.set(pk, Object.fromEntries(members));
   };
   const said = { at: world.now().toISOString(), by: 'arn:aws:iam::1:user/ada', reason: 'test' };
   const highest = newest(row().generations.map((g) => g.generation));
@@ -97,7 +98,7 @@ async function perform(act: Act, setup: Setup, on: Disk): Promise<void> {
       await disks.rotate(disk, highest + 1);
       break;
     case 'two rotations at once':
-      await Promise.all([disks.rotate(disk, highest + 1), disks.rotate(disk, highest + 1)]);
+      await Promise.allSettled([disks.rotate(disk, highest + 1), disks.rotate(disk, highest + 1)]);
       break;
     case 'add a keyslot for the newest key': {
       const { key } = await disks.release(disk, highest);
@@ -108,7 +109,7 @@ async function perform(act: Act, setup: Setup, on: Disk): Promise<void> {
       await confirm();
       break;
     case 'two confirmations at once':
-      await Promise.all([confirm(), confirm()]);
+      await Promise.allSettled([confirm(), confirm()]);
       break;
     case 'remove keyslots of retiring keys':
       // As an agent does it: only what it was told is retiring, and only once a newer one opens the disk.
@@ -134,16 +135,38 @@ async function perform(act: Act, setup: Setup, on: Disk): Promise<void> {
       world.snapshots.clear();
       break;
     case 'the volume is deleted':
+      on.deleted = true;
       vm.volumes = vm.volumes.filter((v) => v.id !== volume);
       world.stateChange(vm);
-      await world.drain();
-      on.deleted = true;
       break;
   }
 }
 
 test('no sequence of calls, killed anywhere, loses a key that a disk, or a snapshot of it, still needs', async () => {
   const reached = new Set<string>();
+  // Chance alone seldom plays a disk's whole life.
+  const life: Act[] = [
+    'add a keyslot for the newest key',
+    'confirm the newest keyslot',
+    'rotate',
+    'add a keyslot for the newest key',
+    'confirm the newest keyslot',
+    'remove keyslots of retiring keys',
+    'operator retires',
+    'retirement runs',
+    'the volume is deleted',
+    'a month passes',
+    'retirement runs',
+    'a month passes',
+    'retirement runs',
+    'retirement runs',
+  ];
+  const examples = [undefined, 1, 2, 3].map((killAfter): [{ act: Act; killAfter: number | undefined }[]] => [
+    life.flatMap((act) => [
+      { act, killAfter },
+      { act, killAfter: undefined },
+    ]),
+  ]);
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 14 }), async (steps) => {
       const setup = await setUp();
@@ -184,7 +207,7 @@ test('no sequence of calls, killed anywhere, loses a key that a disk, or a snaps
         }
       }
     }),
-    { numRuns: 150, seed: 20261128, interruptAfterTimeLimit: 45_000 },
+    { numRuns: 100, interruptAfterTimeLimit: 40_000, examples },
   );
   // The sequences came to every state, so the sentences above said something.
   expect([...reached].sort()).toEqual(['active', 'issued', 'retired', 'retiring']);
