@@ -1,9 +1,11 @@
+import { existsSync } from 'node:fs';
 import { Command } from 'commander';
 import { RefusedError, UnreachableError } from './api.ts';
 import { assemble } from './assemble.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { addDiskCommands } from './disks/command.ts';
 import { enrol } from './enrol.ts';
+import { lookForSources, PLACES } from './evidence.ts';
 import { explain, log } from './log.ts';
 import { MetadataError } from './metadata.ts';
 import { probe } from './probe.ts';
@@ -36,6 +38,26 @@ program
       ...(options.root ? { root: options.root } : {}),
     });
     process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
+  });
+
+program
+  .command('evidence')
+  .description('list what on this machine can sign for it, and why the others cannot')
+  .option('--config <file>', 'configuration, for a TPM elsewhere than at /dev/tpmrm0', DEFAULT_CONFIG)
+  .option('--json', 'print one JSON object')
+  .action((options: { config: string; json?: boolean }) => {
+    const config = existsSync(options.config) ? readConfig(options.config) : undefined;
+    const sources = lookForSources(PLACES, config?.tpm ? config.tpm.tcti : undefined);
+    if (options.json) {
+      const said = sources.map((source) => ({ ...source, absent: source.absent ?? null }));
+      process.stdout.write(`${JSON.stringify({ sources: said })}\n`);
+    } else {
+      for (const { what, absent } of sources) {
+        process.stdout.write(
+          `${absent === undefined ? 'there ' : 'absent'}  ${what}${absent === undefined ? '' : `: ${absent}`}\n`,
+        );
+      }
+    }
   });
 
 const withConfig = (name: string, description: string) =>

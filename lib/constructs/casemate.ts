@@ -17,6 +17,7 @@ import {
   enrolmentBody,
   releaseBody,
   rotationBody,
+  tpmActivationBody,
 } from './agent-api-bodies.ts';
 import {
   type CasemateSettings,
@@ -33,7 +34,7 @@ import { CustomerKeys } from './customer-keys.ts';
 import { Ec2Events } from './ec2-events.ts';
 import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
 import { Health, type WatchedFunction } from './health.ts';
-import { IsolationPowers } from './isolation-powers.ts';
+import { asFindingsName, IsolationPowers } from './isolation-powers.ts';
 import { PipelineFunction } from './pipeline-function.ts';
 import { PROFILES_FILE, validatePolicies, validateProfiles } from './policies.ts';
 import { StateTable } from './state-table.ts';
@@ -256,6 +257,15 @@ export class Casemate extends Construct {
         environment: { ...fromApi, ...onBus, ...diskKey },
         decidesByPolicy: true,
       }),
+      'activate-tpm': new PipelineFunction(this, 'ActivateTpm', {
+        ...common,
+        name: 'activate-tpm',
+        description: 'binds an attestation key to the TPM that EC2 reports',
+        timeout: Duration.seconds(10),
+        memorySize: 512,
+        environment: { ...fromApi, ...onBus },
+        decidesByPolicy: false,
+      }),
       sweep: new PipelineFunction(this, 'Sweep', {
         ...common,
         name: 'sweep',
@@ -294,6 +304,7 @@ export class Casemate extends Construct {
     this.api.addRoute('releases', this.functions['release-disk-key'].fn, releaseBody);
     this.api.addRoute('confirmations', this.functions['confirm-disk-key'].fn, confirmationBody);
     this.api.addRoute('rotations', this.functions['rotate-disk-key'].fn, rotationBody);
+    this.api.addRoute('tpm-activations', this.functions['activate-tpm'].fn, tpmActivationBody);
     this.agents = new AgentAccess(this, 'Agents', {
       api: this.api,
       bus: this.bus,
@@ -382,6 +393,7 @@ export class Casemate extends Construct {
       'apply-isolation': isolate,
       'issue-challenge': challenge,
       'enrol-agent': enrol,
+      'activate-tpm': activate,
       sweep,
     } = this.functions;
     const {
@@ -394,7 +406,7 @@ export class Casemate extends Construct {
     this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
     this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
     this.state.grant(ingest.role, {
-      reads: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
+      reads: ['vm', 'enrol', 'tpm', 'posture', 'nonce', 'collateral'],
       puts: ['posture', 'collateral'],
       updates: ['nonce'],
     });
@@ -417,6 +429,11 @@ export class Casemate extends Construct {
     });
     this.state.grant(confirm.role, { ...signed, puts: ['disk'] });
     this.state.grant(rotate.role, { ...signed, puts: ['disk'] });
+    this.state.grant(activate.role, {
+      reads: ['vm', 'enrol', 'tpm', 'nonce'],
+      puts: ['tpm', 'nonce'],
+      updates: ['nonce'],
+    });
     this.state.grantScan(sweep.role);
 
     this.bus.grantAnnounce(observe.role, ['VM Changed']);
@@ -427,12 +444,14 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(release.role, ['Key Release Decided']);
     this.bus.grantAnnounce(confirm.role, ['Disk Key Retired']);
     this.bus.grantAnnounce(rotate.role, ['Disk Key Issued']);
+    this.bus.grantAnnounce(activate.role, ['Enrolment Refused']);
 
     this.keys.grantWrap(issue.role);
     this.keys.grantWrap(rotate.role);
     this.keys.grantUnwrap(release.role);
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
+    grantEndorsementKeys(activate);
 
     for (const name of QUEUE_FUNCTION_NAMES) {
       grantSend(this.functions[name].role, 'RejectMalformedInput', this.rejected, this.keys);
@@ -451,6 +470,7 @@ const FUNCTION_NAMES = [
   'release-disk-key',
   'confirm-disk-key',
   'rotate-disk-key',
+  'activate-tpm',
   'sweep',
 ] as const;
 type FunctionName = (typeof FUNCTION_NAMES)[number];
@@ -466,6 +486,22 @@ function copied(egress: ProbationEgress) {
     securityGroupIds: [...egress.securityGroupIds],
     prefixListIds: [...egress.prefixListIds],
   };
+}
+
+/** Of any instance of this account and Region: which VM asks is known only from its request. */
+function grantEndorsementKeys(fn: PipelineFunction): void {
+  const instances = Stack.of(fn).formatArn({ service: 'ec2', resource: 'instance', resourceName: '*' });
+  fn.role.addToPolicy(
+    new iam.PolicyStatement({
+      sid: 'ReadEndorsementKeys',
+      actions: ['ec2:GetInstanceTpmEkPub'],
+      resources: [instances],
+    }),
+  );
+  Validations.of(fn.role).acknowledge({
+    id: `AwsSolutions-IAM5[Resource::${asFindingsName(fn, instances)}]`,
+    reason: 'VMs come and go; the key that is read is public.',
+  });
 }
 
 function grantDescribe(fn: PipelineFunction, actions: string[]): void {

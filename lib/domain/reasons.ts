@@ -126,6 +126,11 @@ export const REASONS = {
   OPERATOR_QUARANTINE: 'An operator contained the VM: casemate restore takes that back.',
   OPERATOR_ASKED: 'An operator asked for it.',
   // Evidence in the pipeline
+  TPM_KEY_UNFIT:
+    'The key cannot attest: it must be restricted, sign, and be fixed to its TPM; endorsement keys are RSA-2048 or P-384.',
+  TPM_NOT_REPORTED: 'EC2 reports no TPM for the instance: launch it from an AMI with TPM support v2.0.',
+  TPM_NOT_OF_INSTANCE:
+    'The TPM is not the one that EC2 reports for the instance: it has another endorsement key, or it could not open the credential.',
   // Policies: hardware-aware rules
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',

@@ -13,6 +13,7 @@
 #include "casemate/output.h"
 #include "casemate/probe.h"
 #include "casemate/secure_memory.h"
+#include "casemate/sev_guest.h"
 
 /* One probe at a time in a process, whatever the number of worker threads: it works in static storage. */
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
@@ -71,6 +72,48 @@ static napi_value probe(napi_env env, napi_callback_info info) {
   (void)pthread_mutex_unlock(&one_at_a_time);
   if (!opened) return throw_error(env, "CASEMATE_PROBE_RECORDING", error.message);
   if (result == NULL) return throw_error(env, "CASEMATE_PROBE_OUTPUT", "the report does not fit its buffer");
+  return result;
+}
+
+/* ---------------------------------------------------------------------------------------- sev-guest */
+
+static napi_value copy_of(napi_env env, const unsigned char *bytes, size_t size) {
+  napi_value buffer;
+  return napi_create_buffer_copy(env, size, bytes, NULL, &buffer) == napi_ok ? buffer : NULL;
+}
+
+/* snpReport(device, reportData) → {report, certificates} */
+static napi_value snp_report(napi_env env, napi_callback_info info) {
+  size_t count = 2;
+  napi_value arguments[2];
+  char device[4096];
+  size_t length = 0;
+  bool typed = false;
+  napi_typedarray_type type = napi_int8_array;
+  void *data = NULL;
+  size_t size = 0;
+  if (napi_get_cb_info(env, info, &count, arguments, NULL, NULL) != napi_ok) return NULL;
+  if (count < 2 || napi_get_value_string_utf8(env, arguments[0], device, sizeof device, &length) != napi_ok ||
+      length + 1 >= sizeof device || strlen(device) != length || napi_is_typedarray(env, arguments[1], &typed) != napi_ok || !typed ||
+      napi_get_typedarray_info(env, arguments[1], &type, &size, &data, NULL, NULL) != napi_ok || type != napi_uint8_array ||
+      size != CM_SNP_REPORT_DATA_SIZE) {
+    return throw_error(env, "CASEMATE_SNP_USAGE", "not a path and 64 bytes");
+  }
+  static _Thread_local struct cm_snp_report answer;
+  int error = cm_snp_report(device, data, &answer);
+  if (error != 0) {
+    char message[200];
+    (void)snprintf(message, sizeof message, "%.80s: %s (firmware 0x%x, host 0x%x)", device, strerror(error), answer.firmware_error, answer.vmm_error);
+    return throw_error(env, "CASEMATE_SNP_REPORT", message);
+  }
+  napi_value result;
+  napi_value signed_report = copy_of(env, answer.report, sizeof answer.report);
+  napi_value certificates = copy_of(env, answer.certificates, sizeof answer.certificates);
+  if (signed_report == NULL || certificates == NULL || napi_create_object(env, &result) != napi_ok ||
+      napi_set_named_property(env, result, "report", signed_report) != napi_ok ||
+      napi_set_named_property(env, result, "certificates", certificates) != napi_ok) {
+    return NULL;
+  }
   return result;
 }
 
@@ -354,5 +397,7 @@ NAPI_MODULE_INIT() {
   napi_value function;
   if (napi_create_function(env, "probe", NAPI_AUTO_LENGTH, probe, NULL, &function) != napi_ok) return NULL;
   if (napi_set_named_property(env, exports, "probe", function) != napi_ok) return NULL;
+  if (napi_create_function(env, "snpReport", NAPI_AUTO_LENGTH, snp_report, NULL, &function) != napi_ok) return NULL;
+  if (napi_set_named_property(env, exports, "snpReport", function) != napi_ok) return NULL;
   return define_secure_memory(env, exports) ? exports : NULL;
 }

@@ -7,6 +7,7 @@ import {
   enrolmentBody,
   releaseBody,
   rotationBody,
+  tpmActivationBody,
 } from '../../lib/constructs/agent-api-bodies.ts';
 import {
   confirmationRequest,
@@ -15,12 +16,21 @@ import {
   rotationRequest,
 } from '../../lib/domain/disk-api.ts';
 import { challengeRequest, enrolmentRequest } from '../../lib/domain/enrolment.ts';
+import { tpmActivationRequest } from '../../lib/domain/tpm-activation.ts';
 import { statements, synthesize } from './synthesized.ts';
 
 const stack = synthesize({ agentRoleNames: ['web-servers', 'databases'] });
 const api = stack.only('AWS::ApiGateway::RestApi');
 const stage = stack.only('AWS::ApiGateway::Stage');
-const ROUTES = ['challenges', 'enrolments', 'disks', 'releases', 'confirmations', 'rotations'];
+const ROUTES = [
+  'challenges',
+  'enrolments',
+  'disks',
+  'releases',
+  'confirmations',
+  'rotations',
+  'tpm-activations',
+];
 const methods = stack.ofType('AWS::ApiGateway::Method');
 
 describe('the API that agents call', () => {
@@ -83,6 +93,7 @@ describe('the API that agents call', () => {
     ['release', releaseBody, releaseRequest],
     ['confirmation', confirmationBody, confirmationRequest],
     ['rotation', rotationBody, rotationRequest],
+    ['activation', tpmActivationBody, tpmActivationRequest],
   ] as const)('knows the fields of a %s that the function knows, and their lengths', (_, body, request) => {
     const schema = z.toJSONSchema(request) as {
       required: string[];

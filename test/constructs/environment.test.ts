@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { readConfig as activateTpm } from '../../lambdas/activate-tpm/config.ts';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
@@ -25,6 +26,7 @@ const READ: Record<FunctionName, (environment: Record<string, string>) => object
   'release-disk-key': releaseDiskKey,
   'confirm-disk-key': confirmDiskKey,
   'rotate-disk-key': rotateDiskKey,
+  'activate-tpm': activateTpm,
   sweep,
 };
 

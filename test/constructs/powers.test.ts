@@ -127,7 +127,7 @@ describe('disk keys and networks', () => {
   const handlesDiskKeys = (powers: readonly Statement[]) =>
     powers.some((statement) => touches(statement, stack.diskKey.id));
   const changesNetworks = (powers: readonly Statement[]) =>
-    ofService(powers, 'ec2').some((s) => s.actions.some((action) => !action.startsWith('ec2:Describe')));
+    ofService(powers, 'ec2').some((s) => s.actions.some((action) => !/^ec2:(Describe|Get)/.test(action)));
 
   test('no role that touches the disk-key CMK can change a network', () => {
     const both = allRoles.filter(({ powers }) => handlesDiskKeys(powers) && changesNetworks(powers));
@@ -226,7 +226,7 @@ describe('the kinds of the state table', () => {
     'observe-vm': { BatchGetItem: ['vm'], PutItem: ['vm'] },
     'issue-disk-keys': { BatchGetItem: ['vm', 'disk'], PutItem: ['disk'] },
     'ingest-report': {
-      BatchGetItem: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
+      BatchGetItem: ['vm', 'enrol', 'tpm', 'posture', 'nonce', 'collateral'],
       PutItem: ['posture', 'collateral'],
       UpdateItem: ['nonce'],
     },
@@ -257,6 +257,11 @@ describe('the kinds of the state table', () => {
     'rotate-disk-key': {
       BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'],
       PutItem: ['disk'],
+      UpdateItem: ['nonce'],
+    },
+    'activate-tpm': {
+      BatchGetItem: ['vm', 'enrol', 'tpm', 'nonce'],
+      PutItem: ['tpm', 'nonce'],
       UpdateItem: ['nonce'],
     },
   };
@@ -325,6 +330,7 @@ describe('the bus and the queues', () => {
       'release-disk-key': ['Key Release Decided'],
       'confirm-disk-key': ['Disk Key Retired'],
       'rotate-disk-key': ['Disk Key Issued'],
+      'activate-tpm': ['Enrolment Refused'],
     });
   });
 

@@ -103,6 +103,7 @@ export const FUNCTIONS = {
   'release-disk-key': 'ReleaseDiskKey',
   'confirm-disk-key': 'ConfirmDiskKey',
   'rotate-disk-key': 'RotateDiskKey',
+  'activate-tpm': 'ActivateTpm',
   sweep: 'Sweep',
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;

@@ -2,6 +2,7 @@ import type { KeyObject } from 'node:crypto';
 import { randomBytes } from 'node:crypto';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { createIdentityIssuer, type IdentityIssuer } from '../../bin/local/identity-issuer.ts';
+import { createHandler as activateTpm } from '../../lambdas/activate-tpm/handler.ts';
 import { createHandler as confirmDiskKey } from '../../lambdas/confirm-disk-key/handler.ts';
 import { createHandler as enrolAgent } from '../../lambdas/enrol-agent/handler.ts';
 import { createHandler as issueChallenge } from '../../lambdas/issue-challenge/handler.ts';
@@ -72,6 +73,7 @@ export async function createApi(
     '/releases': releaseDiskKey({ ...keys, mode, evidenceMaxAgeSeconds: 7200 }),
     '/confirmations': confirmDiskKey(signed),
     '/rotations': rotateDiskKey(keys),
+    '/tpm-activations': activateTpm({ ...signed, ec2: world.client, randomBytes }),
   };
   const send = async (event: APIGatewayProxyEvent): Promise<ApiAnswer> => {
     const answer = await functions[event.path as keyof typeof functions](event, CONTEXT);
