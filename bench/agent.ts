@@ -100,6 +100,7 @@ function startAgent(name: string, entry: string, reportIntervalSeconds: number):
       stateDir: join(folder, name),
       metadataEndpoint: origin,
       reportIntervalSeconds,
+      tpm: false,
     }),
   );
   return start([entry, 'run', '--config', config]);

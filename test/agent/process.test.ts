@@ -83,6 +83,7 @@ function configure(overrides: object = {}): string {
       stateDir: join(folder.path, 'state'),
       metadataEndpoint: around.url,
       reportIntervalSeconds: 1,
+      tpm: false,
       machine: { root: MACHINE },
       ...overrides,
     }),
