@@ -39,6 +39,8 @@ interface Native {
   probe(options: ProbeOptions): string;
   snpReport(device: string, reportData: Uint8Array): SnpReport;
   SecureMemory: new (size: number) => NativeSecureMemory;
+  blockBuffer(size: number): Uint8Array<ArrayBuffer>;
+  nextData(fd: number, from: number): number;
 }
 
 /**
