@@ -12,6 +12,7 @@ import { probe } from './probe.ts';
 import { drain, measure, readBootId } from './report.ts';
 import { run } from './run.ts';
 import { openSpool } from './spool.ts';
+import { addSwapCommands } from './swap/command.ts';
 
 const DEFAULT_CONFIG = '/etc/casemate/agent.json';
 
@@ -84,6 +85,7 @@ withConfig('run', 'enrol, then report at every interval').action(async (options:
 });
 
 addDiskCommands(program, DEFAULT_CONFIG);
+addSwapCommands(program);
 
 try {
   await program.parseAsync();
