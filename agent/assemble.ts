@@ -1,8 +1,9 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { createApi } from './api.ts';
+import { createBus } from './bus.ts';
 import type { AgentConfig } from './config.ts';
+import { instanceCredentials } from './credentials.ts';
 import { lookForSources, PLACES } from './evidence.ts';
 import { loadOrCreateKey } from './key.ts';
 import { withLock } from './lock.ts';
@@ -16,8 +17,8 @@ import { openTpm, type Tpm, TpmError, whyNoTpm } from './tpm.ts';
 export async function assemble(config: AgentConfig): Promise<AgentParts> {
   const stateDir = openStateDir(config.stateDir);
   const identity = await readIdentity(config.metadataEndpoint);
-  const bus = new EventBridgeClient({ region: config.region, maxAttempts: 2 });
   const tpm = await openOwnTpm(config);
+  const credentials = instanceCredentials();
   return {
     config,
     tpm,
@@ -29,8 +30,8 @@ export async function assemble(config: AgentConfig): Promise<AgentParts> {
       loadOrCreateKey(stateDir, identity.instanceId, tpm),
     ),
     // One chain of credentials serves both: the instance's role.
-    api: createApi(config.apiUrl, config.region, bus.config.credentials),
-    bus,
+    api: createApi(config.apiUrl, config.region, credentials),
+    bus: createBus(config.busName, config.region, credentials),
   };
 }
 

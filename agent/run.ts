@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { RefusedError } from './api.ts';
 import { backoffMs } from './backoff.ts';
+import type { Bus } from './bus.ts';
 import { keepDisksOpen } from './disks/drive.ts';
 import { createDiskParts } from './disks/parts.ts';
 import { runTool } from './disks/tool.ts';
@@ -12,7 +12,7 @@ import { drain, measure, readBootId } from './report.ts';
 import { openSpool } from './spool.ts';
 
 export interface AgentParts extends EvidenceParts {
-  readonly bus: EventBridgeClient;
+  readonly bus: Bus;
 }
 
 /** A refusal is an operator's to lift: asked again now and then, not hammered. */
