@@ -1,7 +1,7 @@
-import { Hash } from '@smithy/hash-node';
-import { SignatureV4 } from '@smithy/signature-v4';
 import * as z from 'zod';
 import { refusalResponse } from '../lib/domain/enrolment.ts';
+import { type Credentials, createSignedHttp } from './credentials.ts';
+import { type HttpAnswer, isOk } from './http.ts';
 
 /** The API refused, and says why. Trying again the same way does not help. */
 export class RefusedError extends Error {
@@ -18,8 +18,6 @@ export class UnreachableError extends Error {
   override readonly name = 'UnreachableError';
 }
 
-type Credentials = ConstructorParameters<typeof SignatureV4>[0]['credentials'];
-
 export interface Api {
   /** @param stop ends the request before its time */
   post<T>(path: string, body: object, schema: z.ZodType<T>, stop?: AbortSignal): Promise<T>;
@@ -29,41 +27,24 @@ const TIMEOUT_MS = 10_000;
 
 /** A client of the API that signs every request with the instance's credentials (SigV4). */
 export function createApi(apiUrl: string, region: string, credentials: Credentials): Api {
-  const signer = new SignatureV4({
-    service: 'execute-api',
-    region,
-    credentials,
-    sha256: Hash.bind(null, 'sha256'),
-  });
+  const send = createSignedHttp('execute-api', region, credentials);
   return {
     async post(path, body, schema, stop) {
       const url = new URL(`${apiUrl.replace(/\/$/, '')}${path}`);
-      const text = JSON.stringify(body);
-      const signed = await signer.sign({
-        method: 'POST',
-        protocol: url.protocol,
-        hostname: url.hostname,
-        ...(url.port ? { port: Number(url.port) } : {}),
-        path: url.pathname,
-        query: {},
-        headers: { host: url.host, 'content-type': 'application/json' },
-        body: text,
-      });
-      const { host: _host, ...headers } = signed.headers;
-      let answer: Response;
+      let answer: HttpAnswer;
       try {
-        answer = await fetch(url, {
+        answer = await send(url, {
           method: 'POST',
-          headers,
-          body: text,
-          redirect: 'error',
-          signal: AbortSignal.any([AbortSignal.timeout(TIMEOUT_MS), ...(stop ? [stop] : [])]),
+          headers: { 'content-type': 'application/json' },
+          body: JSON.stringify(body),
+          timeoutMs: TIMEOUT_MS,
+          stop,
         });
       } catch (error) {
         throw new UnreachableError(`${url.origin} does not answer`, { cause: error });
       }
-      const content: unknown = await answer.json().catch(() => undefined);
-      if (answer.ok) {
+      const content = jsonOf(answer.text);
+      if (isOk(answer)) {
         const parsed = schema.safeParse(content);
         if (parsed.success) return parsed.data;
         throw new UnreachableError(`${url.origin} answered something else: ${z.prettifyError(parsed.error)}`);
@@ -78,4 +59,12 @@ export function createApi(apiUrl: string, region: string, credentials: Credentia
       throw new UnreachableError(`${url.origin}${path}: ${why}`);
     },
   };
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined; // something else, as the schema will say
+  }
 }

@@ -41,6 +41,21 @@ export const configSchema = z.strictObject({
   devices: z.record(volumeId, z.string().min(1)).default({}),
   /** Tells the volume which sectors are free. It also tells whoever watches the volume. */
   discards: z.boolean().default(false),
+  /** The TPM, unless it is the kernel's /dev/tpmrm0; false where there is one that is not this VM's. */
+  tpm: z
+    .union([
+      z.literal(false),
+      z.strictObject({
+        /** As tpm2-tools name it (TCTI). */
+        tcti: z.string().min(1).optional(),
+        /** PCRs to quote, as tpm2_quote takes them. */
+        pcrs: z
+          .string()
+          .regex(/^sha(?:256|384|512):\d{1,2}(?:,\d{1,2})*$/)
+          .optional(),
+      }),
+    ])
+    .optional(),
   /** A recorded machine to probe in place of this one. */
   machine: z.strictObject({ cpuidFile: z.string().optional(), root: z.string().optional() }).optional(),
 });

@@ -1,15 +1,18 @@
+import { existsSync } from 'node:fs';
 import { Command } from 'commander';
 import { RefusedError, UnreachableError } from './api.ts';
 import { assemble } from './assemble.ts';
 import { ConfigError, readConfig } from './config.ts';
 import { addDiskCommands } from './disks/command.ts';
 import { enrol } from './enrol.ts';
+import { lookForSources, PLACES } from './evidence.ts';
 import { explain, log } from './log.ts';
 import { MetadataError } from './metadata.ts';
 import { probe } from './probe.ts';
 import { drain, measure, readBootId } from './report.ts';
 import { run } from './run.ts';
 import { openSpool } from './spool.ts';
+import { addSwapCommands } from './swap/command.ts';
 
 const DEFAULT_CONFIG = '/etc/casemate/agent.json';
 
@@ -38,6 +41,26 @@ program
     process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
   });
 
+program
+  .command('evidence')
+  .description('list what on this machine can sign for it, and why the others cannot')
+  .option('--config <file>', 'configuration, for a TPM elsewhere than at /dev/tpmrm0', DEFAULT_CONFIG)
+  .option('--json', 'print one JSON object')
+  .action((options: { config: string; json?: boolean }) => {
+    const config = existsSync(options.config) ? readConfig(options.config) : undefined;
+    const sources = lookForSources(PLACES, config?.tpm ? config.tpm.tcti : undefined);
+    if (options.json) {
+      const said = sources.map((source) => ({ ...source, absent: source.absent ?? null }));
+      process.stdout.write(`${JSON.stringify({ sources: said })}\n`);
+    } else {
+      for (const { what, absent } of sources) {
+        process.stdout.write(
+          `${absent === undefined ? 'there ' : 'absent'}  ${what}${absent === undefined ? '' : `: ${absent}`}\n`,
+        );
+      }
+    }
+  });
+
 const withConfig = (name: string, description: string) =>
   program.command(name).description(description).option('--config <file>', 'configuration', DEFAULT_CONFIG);
 
@@ -62,6 +85,7 @@ withConfig('run', 'enrol, then report at every interval').action(async (options:
 });
 
 addDiskCommands(program, DEFAULT_CONFIG);
+addSwapCommands(program);
 
 try {
   await program.parseAsync();

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as z from 'zod';
 import { accountId, instanceId, region } from '../lib/domain/ids.ts';
+import { type HttpRequest, http, isOk } from './http.ts';
 
 /** The instance metadata service did not answer as it should. Retryable. */
 export class MetadataError extends Error {
@@ -37,10 +38,10 @@ async function get(endpoint: string, path: string): Promise<string> {
   throw new MetadataError(`the instance metadata service at ${endpoint} does not answer`, { cause: fault });
 }
 
-async function request(url: string, init: RequestInit): Promise<string> {
-  const answer = await fetch(url, { ...init, signal: AbortSignal.timeout(TIMEOUT_MS) });
-  if (!answer.ok) throw new MetadataError(`${url}: HTTP ${answer.status}`);
-  return answer.text();
+async function request(url: string, what: Pick<HttpRequest, 'method' | 'headers'>): Promise<string> {
+  const answer = await http(new URL(url), { ...what, timeoutMs: TIMEOUT_MS });
+  if (!isOk(answer)) throw new MetadataError(`${url}: HTTP ${answer.status}`);
+  return answer.text;
 }
 
 /** Who this VM is. */

@@ -12,6 +12,12 @@ export interface ProbeOptions {
   readonly root?: string | undefined;
 }
 
+/** A SEV-SNP report, and the certificate table that the host gives beside it. */
+export interface SnpReport {
+  readonly report: Buffer;
+  readonly certificates: Buffer;
+}
+
 /** Memory for keys, as the addon gives it; agent/secure-memory.ts says what each does. */
 export interface NativeSecureMemory {
   readonly size: number;
@@ -31,7 +37,10 @@ export interface NativeSecureMemory {
 /** What the addon exports: native/src/binding.c. */
 interface Native {
   probe(options: ProbeOptions): string;
+  snpReport(device: string, reportData: Uint8Array): SnpReport;
   SecureMemory: new (size: number) => NativeSecureMemory;
+  blockBuffer(size: number): Uint8Array<ArrayBuffer>;
+  nextData(fd: number, from: number): number;
 }
 
 /**
@@ -84,4 +93,24 @@ export function probe(options: ProbeOptions = {}): ProbeResult {
     throw cause;
   }
   return probeResult.parse(JSON.parse(json));
+}
+
+/** /dev/sev-guest gave no report; the message has what driver, firmware and host said. Retryable. */
+export class SnpReportError extends Error {
+  override readonly name = 'SnpReportError';
+}
+
+/**
+ * Has the processor's firmware sign 64 bytes, through the driver of kernels before configfs-tsm.
+ *
+ * @throws SnpReportError
+ */
+export function snpReport(device: string, reportData: Uint8Array): SnpReport {
+  const native = nativeAddon();
+  try {
+    return native.snpReport(device, reportData);
+  } catch (cause) {
+    if (isNativeError(cause, 'CASEMATE_SNP_')) throw new SnpReportError(cause.message, { cause });
+    throw cause;
+  }
 }

@@ -1,19 +1,13 @@
 import { readFileSync } from 'node:fs';
-import { type EventBridgeClient, PutEventsCommand } from '@aws-sdk/client-eventbridge';
-import { AGENT_SOURCE } from '../lib/domain/events.ts';
 import type { CapabilityReportDetail, ReportPayload } from '../lib/domain/report.ts';
 import { signedBytes } from '../lib/domain/transcript.ts';
+import type { Bus } from './bus.ts';
 import type { AgentConfig } from './config.ts';
 import type { AgentKey } from './key.ts';
 import type { Identity } from './metadata.ts';
 import { probe } from './probe.ts';
 import type { Spool, UnsentReport } from './spool.ts';
 import { nextSequence } from './state.ts';
-
-/** The bus did not take a report. Retryable. */
-export class BusError extends Error {
-  override readonly name = 'BusError';
-}
 
 const AGENT_VERSION = '0.1.0';
 
@@ -78,7 +72,7 @@ export async function seal(
  * @throws BusError; what was not taken stays in the spool
  */
 export async function drain(
-  bus: EventBridgeClient,
+  bus: Bus,
   config: AgentConfig,
   identity: Identity,
   key: AgentKey,
@@ -91,39 +85,10 @@ export async function drain(
     // A report of the image that this VM was cloned from, or one that no version of ours wrote.
     if (report?.instanceId === identity.instanceId) {
       const detail = await seal(config, identity, key, report, new Date());
-      await put(bus, config.busName, detail, stop);
+      await bus.put(detail, stop);
       sent++;
     }
     spool.remove(name);
   }
   return sent;
-}
-
-async function put(
-  bus: EventBridgeClient,
-  busName: string,
-  detail: CapabilityReportDetail,
-  stop: AbortSignal | undefined,
-): Promise<void> {
-  let fault: string | undefined;
-  try {
-    const answer = await bus.send(
-      new PutEventsCommand({
-        Entries: [
-          {
-            EventBusName: busName,
-            Source: AGENT_SOURCE,
-            DetailType: 'Capability Report',
-            Detail: JSON.stringify(detail),
-          },
-        ],
-      }),
-      stop ? { abortSignal: stop } : {},
-    );
-    const entry = answer.Entries?.[0];
-    fault = entry?.EventId ? undefined : (entry?.ErrorCode ?? 'no answer for the entry');
-  } catch (error) {
-    throw new BusError(`bus ${busName} does not answer`, { cause: error });
-  }
-  if (fault !== undefined) throw new BusError(`bus ${busName}: ${fault}`);
 }

@@ -1,25 +1,18 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { EventBridgeClient } from '@aws-sdk/client-eventbridge';
-import { type Api, RefusedError } from './api.ts';
+import { RefusedError } from './api.ts';
 import { backoffMs } from './backoff.ts';
-import type { AgentConfig } from './config.ts';
+import type { Bus } from './bus.ts';
 import { keepDisksOpen } from './disks/drive.ts';
 import { createDiskParts } from './disks/parts.ts';
 import { runTool } from './disks/tool.ts';
 import { enrol, isEnrolled } from './enrol.ts';
-import { canAttest, collectEvidence, SOURCES } from './evidence.ts';
-import type { AgentKey } from './key.ts';
+import { collectEvidence, type EvidenceParts } from './evidence.ts';
 import { explain, log } from './log.ts';
-import type { Identity } from './metadata.ts';
 import { drain, measure, readBootId } from './report.ts';
 import { openSpool } from './spool.ts';
 
-export interface AgentParts {
-  readonly config: AgentConfig;
-  readonly identity: Identity;
-  readonly key: AgentKey;
-  readonly api: Api;
-  readonly bus: EventBridgeClient;
+export interface AgentParts extends EvidenceParts {
+  readonly bus: Bus;
 }
 
 /** A refusal is an operator's to lift: asked again now and then, not hammered. */
@@ -56,9 +49,9 @@ async function keepReporting(parts: AgentParts, stop: AbortSignal): Promise<void
     while (!stop.aborted) {
       if (Date.now() >= dueAt) {
         let signed: Awaited<ReturnType<typeof collectEvidence>> | undefined;
-        if (Date.now() >= evidenceDueAt && canAttest(SOURCES)) {
+        if (Date.now() >= evidenceDueAt && parts.sources.length > 0) {
           try {
-            signed = await collectEvidence(parts.api, config, identity, key, SOURCES);
+            signed = await collectEvidence(parts);
             evidenceDueAt = Date.now() + config.evidenceIntervalSeconds * 1000;
           } catch (error) {
             // The report goes out without; the next one tries again.

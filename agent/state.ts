@@ -17,13 +17,13 @@ export function openStateDir(path: string): string {
   return path;
 }
 
-/** Writes a file so that a crash leaves either the old content or the new, readable by its owner alone. */
-export function writeDurably(path: string, content: string): void {
+/** Writes a file so that a crash leaves either the old content or the new, readable by its owner alone unless said. */
+export function writeDurably(path: string, content: string, mode = 0o600): void {
   const temporary = `${path}.new`;
-  const fd = openSync(temporary, 'w', 0o600);
+  const fd = openSync(temporary, 'w', mode);
   try {
     // One that a crash left there keeps its mode otherwise.
-    fchmodSync(fd, 0o600);
+    fchmodSync(fd, mode);
     // Writes all or throws; writeSync may write a part, as on a full disk, and what was whole before it would
     // be replaced by that part.
     writeFileSync(fd, content);

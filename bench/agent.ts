@@ -7,13 +7,21 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { build } from 'esbuild';
+import { bundleAgent } from '../bin/package/bundle.ts';
 import { PROJECT, REGION } from './deployed.ts';
 import { type Item, item, type PartResult, print, say } from './measuring.ts';
 
@@ -49,6 +57,7 @@ const cloud = createServer((request, response) => {
       });
     }
     if (path.endsWith('/enrolments')) return json({ status: 'enrolled', instanceId: INSTANCE });
+    if (path.endsWith('/disks')) return json({ mode: 'observe', recoveryPublicKey: null, volumes: [] });
     if (body.includes('Capability Report')) reports++;
     return json({ FailedEntryCount: 0, Entries: [{ EventId: 'e-1' }] });
   });
@@ -73,7 +82,7 @@ function usageOf(pid: number): Usage {
 
 const started: ChildProcess[] = [];
 
-function start(command: readonly string[]): ChildProcess {
+function start(command: readonly string[], more: Readonly<Record<string, string>> = {}): ChildProcess {
   const child = spawn(process.execPath, command, {
     cwd: PROJECT,
     stdio: ['ignore', 'ignore', 'inherit'],
@@ -83,13 +92,14 @@ function start(command: readonly string[]): ChildProcess {
       AWS_ENDPOINT_URL: origin,
       AWS_ACCESS_KEY_ID: 'test',
       AWS_SECRET_ACCESS_KEY: 'test',
+      ...more,
     },
   });
   started.push(child);
   return child;
 }
 
-function startAgent(name: string, entry: string, reportIntervalSeconds: number): ChildProcess {
+function startAgent(name: string, how: Start, reportIntervalSeconds: number): ChildProcess {
   const config = join(folder, `${name}.json`);
   writeFileSync(
     config,
@@ -100,9 +110,16 @@ function startAgent(name: string, entry: string, reportIntervalSeconds: number):
       stateDir: join(folder, name),
       metadataEndpoint: origin,
       reportIntervalSeconds,
+      tpm: false,
     }),
   );
-  return start([entry, 'run', '--config', config]);
+  return start([...how.flags, how.entry, 'run', '--config', config], how.environment);
+}
+
+interface Start {
+  readonly entry: string;
+  readonly flags: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
 }
 
 async function untilReported(count: number): Promise<void> {
@@ -113,32 +130,31 @@ async function untilReported(count: number): Promise<void> {
 
 /** One file, as an agent is shipped; the addon stays where it is. */
 async function bundled(): Promise<string> {
-  const outfile = join(PROJECT, 'node_modules', '.cache', 'casemate-bench', 'agent', 'agent.mjs');
-  await build({
-    entryPoints: [join(PROJECT, 'agent', 'main.ts')],
-    outfile,
-    bundle: true,
-    minify: true,
-    platform: 'node',
-    target: 'node24',
-    format: 'esm',
-    mainFields: ['module', 'main'],
-    logLevel: 'error',
-    banner: {
-      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
-    },
-    // `../native/build/casemate.node` beside the agent's own folder.
-    define: { 'import.meta.url': JSON.stringify(new URL('../agent/main.ts', import.meta.url).href) },
-  });
+  const folder = join(PROJECT, 'node_modules', '.cache', 'casemate-bench', 'agent');
+  const outfile = join(folder, 'agent', 'main.mjs');
+  const addon = join(folder, 'native', 'build', 'casemate.node');
+  for (const file of [outfile, addon]) mkdirSync(dirname(file), { recursive: true });
+  copyFileSync(join(PROJECT, 'native/build/casemate.node'), addon);
+  writeFileSync(outfile, (await bundleAgent(PROJECT)).code);
   return outfile;
 }
+
+/** What the package's launcher gives to Node. */
+const launcher = readFileSync(join(PROJECT, 'packaging/casemate-agent.sh'), 'utf8');
+const FLAGS: readonly string[] = launcher.match(/--\S+=\d+/g) ?? [];
+const ENVIRONMENT = Object.fromEntries(
+  [...launcher.matchAll(/^export (\w+)=(\w+)$/gm)].map(([, k, v]) => [k, v]),
+);
 
 async function measure(): Promise<PartResult> {
   if (process.platform !== 'linux') return { skipped: 'memory and CPU of a process are read from /proc' };
   if (!existsSync(join(PROJECT, 'native/build/casemate.node'))) {
     return { skipped: 'the native probe is not built: npm run build:native' };
   }
-  const entries = { source: 'agent/main.ts', bundled: await bundled() };
+  const entries: Readonly<Record<string, Start>> = {
+    source: { entry: 'agent/main.ts', flags: [], environment: {} },
+    bundled: { entry: await bundled(), flags: FLAGS, environment: ENVIRONMENT },
+  };
   const items: Item[] = [];
   // All idle at the same time: a busy machine is as busy for each.
   const idle = new Map<string, ChildProcess>();

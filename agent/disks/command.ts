@@ -5,6 +5,7 @@ import { volumeId as volumeIdSchema } from '../../lib/domain/ids.ts';
 import { UnreachableError } from '../api.ts';
 import { assemble } from '../assemble.ts';
 import { type AgentConfig, readConfig } from '../config.ts';
+import { addIngestCommand } from '../ingest/command.ts';
 import { explain, log } from '../log.ts';
 import { openStateDir } from '../state.ts';
 import { convergeVolume, lookAt, type VolumeOutcome } from './converge.ts';
@@ -197,6 +198,8 @@ export function addDiskCommands(program: Command, defaultConfig: string): void {
       await alone(parts.config.stateDir, async () => growDisk(parts, await listDisks(parts), volume));
       print(options.json, { volumeId: volume, grown: true }, `${volume}: grown`);
     });
+
+  addIngestCommand(disk);
 }
 
 function convergeOne(parts: DiskParts, volume: string): Promise<VolumeOutcome> {

@@ -6,6 +6,7 @@ import { FILESYSTEMS, type Filesystem, planFilesystem, planMount } from '../../l
 import { signaturesOf } from './device.ts';
 import { DiskError } from './error.ts';
 import { mappingPath } from './mapping.ts';
+import { mountBySystemd, SYSTEMD, systemdMounts } from './mount-unit.ts';
 import { type RunTool, ToolError } from './tool.ts';
 
 type Wishes = Pick<ListedVolume, 'volumeId' | 'filesystem' | 'mountPoint'>;
@@ -59,8 +60,13 @@ export async function mountDisk(
   if (filesystem === undefined || (volume.filesystem !== null && filesystem !== wanted)) {
     throw new DiskError('FILESYSTEM_UNEXPECTED', `${device} carries ${found.join(', ') || 'none'}`);
   }
-  prepareMountPoint(plan.at);
-  await tool(run, 'mount', ['-t', filesystem, '-o', 'nosuid,nodev', device, plan.at], 300);
+  if (systemdMounts(SYSTEMD)) {
+    const wantedMount = { volumeId: volume.volumeId, device, at: plan.at, filesystem };
+    await failing(() => mountBySystemd(run, wantedMount, prepareMountPoint));
+  } else {
+    prepareMountPoint(plan.at);
+    await tool(run, 'mount', ['-t', filesystem, '-o', 'nosuid,nodev', device, plan.at], 300);
+  }
   return plan.at;
 }
 
@@ -91,9 +97,15 @@ export async function growFilesystem(run: RunTool, volumeId: string): Promise<vo
   }
 }
 
-async function tool(run: RunTool, name: string, args: string[], timeoutSeconds: number): Promise<void> {
-  try {
+function tool(run: RunTool, name: string, args: string[], timeoutSeconds: number): Promise<void> {
+  return failing(async () => {
     await run(name, args, { timeoutSeconds });
+  });
+}
+
+async function failing(work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
   } catch (error) {
     if (!(error instanceof ToolError)) throw error;
     throw new DiskError('DEVICE_FAILED', error.message, { cause: error });

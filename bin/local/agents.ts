@@ -88,6 +88,7 @@ function startAgent(surroundings: AgentSurroundings, id: string, machine: string
     stateDir: join(home, 'state'),
     metadataEndpoint: surroundings.metadata.endpointOf(id),
     reportIntervalSeconds: 10,
+    tpm: false, // this host's, if it has one, is no VM's
     ...(machine ? { machine: { root } } : {}),
   };
   const configFile = join(home, 'agent.json');

@@ -16,6 +16,8 @@ export interface Emulators {
   readonly aws: string;
   /** EC2. */
   readonly ec2: string;
+  /** Where the endorsement keys of software TPMs are recorded, for EC2 to report: docs/embedded-cloud.md. */
+  readonly tpms: string;
   /** Rejects when an emulator ends by itself. */
   readonly died: Promise<never>;
   stop(): Promise<void>;
@@ -50,8 +52,8 @@ export async function startEmulators(
   const [awsPort, ec2Port] = [await freePort(), await freePort()];
   const aws = `http://127.0.0.1:${awsPort}`;
   const ec2 = `http://127.0.0.1:${ec2Port}`;
-  const state = join(folder, 'aws');
-  mkdirSync(state, { recursive: true });
+  const [state, tpms] = [join(folder, 'aws'), join(folder, 'tpms')];
+  for (const each of [state, tpms]) mkdirSync(each, { recursive: true });
   const seenByFunctions = (await between?.({ aws, ec2 })) ?? { aws, ec2 };
   const started: Service[] = [];
   const stop = async () => {
@@ -60,7 +62,7 @@ export async function startEmulators(
   try {
     const moto = startService([python, MOTO_SERVER, '-H', '127.0.0.1', '-p', String(ec2Port)], {
       log: join(folder, 'ec2.log'),
-      env: { ...baseEnvironment(), MOTO_ACCOUNT_ID: ACCOUNT },
+      env: { ...baseEnvironment(), MOTO_ACCOUNT_ID: ACCOUNT, CASEMATE_TPMS: tpms },
     });
     started.push(moto);
     const ministack = startService([python, AWS_SERVER], {
@@ -87,7 +89,7 @@ export async function startEmulators(
       untilAnswering(`${ec2}/moto-api/`, moto, 60),
       untilAnswering(`${aws}/_ministack/health`, ministack, 60),
     ]);
-    return { aws, ec2, died: Promise.race(started.map((service) => service.died)), stop };
+    return { aws, ec2, tpms, died: Promise.race(started.map((service) => service.died)), stop };
   } catch (error) {
     await stop();
     throw error;

@@ -32,6 +32,11 @@ export function contents(
     },
     { path: '/usr/bin/casemate-agent', mode: 0o755, content: ours('packaging/casemate-agent.sh') },
     { path: '/usr/bin/casemate-probe', mode: 0o755, content: programs('casemate-probe') },
+    {
+      path: '/usr/lib/systemd/system-generators/casemate-mounts',
+      mode: 0o755,
+      content: ours('packaging/casemate-mounts.sh'),
+    },
     { path: `${LIBRARY}/agent/main.mjs`, mode: 0o644, content: bundle.code },
     { path: `${LIBRARY}/bin/node`, mode: 0o755, content: programs('node') },
     { path: `${LIBRARY}/native/build/casemate.node`, mode: 0o644, content: programs('casemate.node') },

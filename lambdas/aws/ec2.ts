@@ -3,7 +3,9 @@ import {
   DescribeAddressesCommand,
   DisassociateAddressCommand,
   type EC2Client,
+  EC2ServiceException,
   type Filter,
+  GetInstanceTpmEkPubCommand,
   type Instance,
   ModifyNetworkInterfaceAttributeCommand,
   paginateDescribeInstances,
@@ -405,4 +407,27 @@ function volumeTags(volume: Volume): { tags?: Record<string, string> } {
 
 function byId(a: { id?: string | undefined }, b: { id?: string | undefined }): number {
   return (a.id ?? '') < (b.id ?? '') ? -1 : 1;
+}
+
+/** What EC2 answers where there is no such instance, or none with a TPM; it documents no code of its own. */
+const NO_TPM = /^(?:Invalid|Unsupported|IncorrectInstanceState|OperationNotPermitted)/;
+
+/**
+ * The public endorsement key of an instance's NitroTPM as EC2 itself says it, a TPMT_PUBLIC; undefined when EC2
+ * reports no TPM. https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_GetInstanceTpmEkPub.html
+ */
+export async function endorsementKeyOf(
+  client: EC2Client,
+  instanceId: string,
+  keyType: 'rsa-2048' | 'ecc-sec-p384',
+): Promise<Buffer | undefined> {
+  try {
+    const answer = await client.send(
+      new GetInstanceTpmEkPubCommand({ InstanceId: instanceId, KeyType: keyType, KeyFormat: 'tpmt' }),
+    );
+    return answer.KeyValue ? Buffer.from(answer.KeyValue, 'base64') : undefined;
+  } catch (error) {
+    if (error instanceof EC2ServiceException && NO_TPM.test(error.name)) return undefined;
+    throw error;
+  }
 }

@@ -31,6 +31,7 @@ import {
   MAX_PAYLOAD_CHARS,
   type ReportPayload,
 } from '../../lib/domain/report.ts';
+import { tpmItem } from '../../lib/domain/tpm-activation.ts';
 import { type VmItem, vmItem } from '../../lib/domain/vm.ts';
 import { cedarFacts, type PolicyEngine } from '../../lib/policy/engine.ts';
 import {
@@ -210,10 +211,17 @@ async function verifyEvidence(
   const leaves = (payload.evidence ?? []).flatMap((item) =>
     item.format === 'snp' ? item.certificates.slice(0, 1) : [],
   );
-  const known = await getItems(deps.table, leaves.map(collateralKey), collateralItem);
+  const tpmKey = `tpm#${instanceId}`;
+  const hasQuote = payload.evidence?.some(({ format }) => format === 'tpm');
+  const [known, tpms] = await Promise.all([
+    getItems(deps.table, leaves.map(collateralKey), collateralItem),
+    getItems(deps.table, hasQuote ? [tpmKey] : [], tpmItem),
+  ]);
+  const activated = tpms.get(tpmKey);
   const outcome = judgeEvidence(payload, {
     vm,
     agentPublicKey: Buffer.from(enrolment.publicKey, 'base64'),
+    attestationKey: activated && Buffer.from(activated.attestationKey, 'base64'),
     apiOrigin: deps.apiOrigin,
     receivedAt,
     policies: deps.evidencePolicies,

@@ -22,6 +22,13 @@ const nonce = text(44);
 
 export const challengeBody = body({ instanceId, purpose: text(16) });
 
+export const tpmActivationBody = body({
+  instanceId,
+  nonce,
+  payload: text(8192),
+  signature: text(128),
+});
+
 export const enrolmentBody = body({
   instanceId,
   nonce,

@@ -19,6 +19,7 @@ import {
   headerBody,
   releaseBody,
   rotationBody,
+  tpmActivationBody,
 } from './agent-api-bodies.ts';
 import {
   type CasemateSettings,
@@ -36,7 +37,7 @@ import { Ec2Events } from './ec2-events.ts';
 import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
 import { HeaderBucket } from './header-bucket.ts';
 import { Health, type WatchedFunction } from './health.ts';
-import { IsolationPowers } from './isolation-powers.ts';
+import { asFindingsName, IsolationPowers } from './isolation-powers.ts';
 import { PipelineFunction } from './pipeline-function.ts';
 import { PROFILES_FILE, validatePolicies, validateProfiles } from './policies.ts';
 import { StateTable } from './state-table.ts';
@@ -289,6 +290,15 @@ export class Casemate extends Construct {
         environment: { ...onBus, HEADER_BUCKET: this.headers.bucket.bucketName },
         decidesByPolicy: false,
       }),
+      'activate-tpm': new PipelineFunction(this, 'ActivateTpm', {
+        ...common,
+        name: 'activate-tpm',
+        description: 'binds an attestation key to the TPM that EC2 reports',
+        timeout: Duration.seconds(10),
+        memorySize: 512,
+        environment: { ...fromApi, ...onBus },
+        decidesByPolicy: false,
+      }),
       sweep: new PipelineFunction(this, 'Sweep', {
         ...common,
         name: 'sweep',
@@ -329,6 +339,7 @@ export class Casemate extends Construct {
     this.api.addRoute('rotations', this.functions['rotate-disk-key'].fn, rotationBody);
     this.api.addRoute('adoptions', this.functions['adopt-disk'].fn, adoptionBody);
     this.api.addRoute('headers', this.functions['store-header'].fn, headerBody);
+    this.api.addRoute('tpm-activations', this.functions['activate-tpm'].fn, tpmActivationBody);
     this.agents = new AgentAccess(this, 'Agents', {
       api: this.api,
       bus: this.bus,
@@ -422,6 +433,7 @@ export class Casemate extends Construct {
       'apply-isolation': isolate,
       'issue-challenge': challenge,
       'enrol-agent': enrol,
+      'activate-tpm': activate,
       sweep,
     } = this.functions;
     const {
@@ -437,7 +449,7 @@ export class Casemate extends Construct {
     this.state.grant(observe.role, { reads: ['vm', 'operator'], puts: ['vm'] });
     this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
     this.state.grant(ingest.role, {
-      reads: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
+      reads: ['vm', 'enrol', 'tpm', 'posture', 'nonce', 'collateral'],
       puts: ['posture', 'collateral'],
       updates: ['nonce'],
     });
@@ -462,6 +474,11 @@ export class Casemate extends Construct {
     this.state.grant(rotate.role, { ...signed, puts: ['disk'] });
     this.state.grant(adopt.role, { ...signed, reads: [...signed.reads, 'operator'], puts: ['disk'] });
     this.state.grant(store.role, { ...signed, puts: [] });
+    this.state.grant(activate.role, {
+      reads: ['vm', 'enrol', 'tpm', 'nonce'],
+      puts: ['tpm', 'nonce'],
+      updates: ['nonce'],
+    });
     this.state.grantScan(sweep.role);
     this.state.grantScan(retire.role, ['disk']);
 
@@ -475,6 +492,7 @@ export class Casemate extends Construct {
     this.bus.grantAnnounce(rotate.role, ['Disk Key Issued']);
     this.bus.grantAnnounce(adopt.role, ['Disk Key Issued']);
     this.bus.grantAnnounce(retire.role, ['Disk Key Retired']);
+    this.bus.grantAnnounce(activate.role, ['Enrolment Refused']);
 
     this.keys.grantWrap(issue.role);
     this.keys.grantWrap(rotate.role);
@@ -487,6 +505,7 @@ export class Casemate extends Construct {
     grantDescribe(adopt, ['ec2:DescribeSnapshots']);
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
+    grantEndorsementKeys(activate);
 
     for (const name of QUEUE_FUNCTION_NAMES) {
       grantSend(this.functions[name].role, 'RejectMalformedInput', this.rejected, this.keys);
@@ -508,6 +527,7 @@ const FUNCTION_NAMES = [
   'adopt-disk',
   'store-header',
   'retire-disk-keys',
+  'activate-tpm',
   'sweep',
 ] as const;
 type FunctionName = (typeof FUNCTION_NAMES)[number];
@@ -523,6 +543,22 @@ function copied(egress: ProbationEgress) {
     securityGroupIds: [...egress.securityGroupIds],
     prefixListIds: [...egress.prefixListIds],
   };
+}
+
+/** Of any instance of this account and Region: which VM asks is known only from its request. */
+function grantEndorsementKeys(fn: PipelineFunction): void {
+  const instances = Stack.of(fn).formatArn({ service: 'ec2', resource: 'instance', resourceName: '*' });
+  fn.role.addToPolicy(
+    new iam.PolicyStatement({
+      sid: 'ReadEndorsementKeys',
+      actions: ['ec2:GetInstanceTpmEkPub'],
+      resources: [instances],
+    }),
+  );
+  Validations.of(fn.role).acknowledge({
+    id: `AwsSolutions-IAM5[Resource::${asFindingsName(fn, instances)}]`,
+    reason: 'VMs come and go; the key that is read is public.',
+  });
 }
 
 function grantDescribe(fn: PipelineFunction, actions: string[]): void {

@@ -135,7 +135,7 @@ export class IsolationPowers extends Construct {
 }
 
 /** cdk-nag names what is known only at deployment as `<AWS::Region>`. */
-function asFindingsName(scope: Construct, arn: string): string {
+export function asFindingsName(scope: Construct, arn: string): string {
   const stack = Stack.of(scope);
   return [
     [stack.partition, 'AWS::Partition'],

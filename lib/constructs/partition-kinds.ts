@@ -5,6 +5,7 @@ export type PartitionKind =
   | 'posture'
   | 'isolation'
   | 'enrol'
+  | 'tpm'
   | 'nonce'
   | 'collateral'
   | 'operator'

@@ -26,6 +26,8 @@ export interface EvidenceContext {
   readonly vm: VmItem;
   /** SPKI DER of the enrolled key. */
   readonly agentPublicKey: Uint8Array;
+  /** SPKI DER of the key that activate-tpm found to be in this VM's own TPM. */
+  readonly attestationKey?: Uint8Array | undefined;
   readonly apiOrigin: string;
   readonly receivedAt: Date;
   readonly policies: EvidencePolicies;
@@ -47,7 +49,8 @@ export interface EvidenceOutcome {
  * VM, of another challenge or for another purpose carries another T.
  *
  * An SNP report counts only together with EC2's own assertion for this very instance. A TPM quote counts
- * only when a NitroTPM document in the same report holds its key: a second, self-made TPM has none.
+ * only when its key was activated against the endorsement key that EC2 reports, or a NitroTPM document in the
+ * same report holds it: a second, self-made TPM has neither.
  */
 export function judgeEvidence(payload: ReportPayload, context: EvidenceContext): EvidenceOutcome {
   const { accountId, region, instanceId } = context.vm.observation;
@@ -105,7 +108,9 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
       if (verdict.accepted) verifiedChains.push(item.certificates);
     }
     if (item.format === 'tpm') {
-      const proof: KeyProof = nitro ? { kind: 'nitrotpm', verdict: nitro } : { kind: 'none' };
+      const proofs: KeyProof[] = [];
+      if (context.attestationKey) proofs.push({ kind: 'credential', enrolledKey: context.attestationKey });
+      if (nitro) proofs.push({ kind: 'nitrotpm', verdict: nitro });
       const verdict = verifyTpmFor(
         binding,
         {
@@ -115,7 +120,7 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
           pcrs: Buffer.from(item.pcrs, 'base64'),
           policy: context.policies.tpm,
         },
-        proof,
+        proofs,
       );
       settle(verdict, 'tpm', verdict.claims?.key ?? '');
     }

@@ -140,12 +140,35 @@ export const REASONS = {
     'The mount point is not below the mountPrefixes of the agent, not empty, or reached by a link.',
   FILESYSTEM_REFUSED: 'The file system asked for is not one of ext4 and xfs.',
   FILESYSTEM_UNEXPECTED: 'The opened disk carries no file system, or another one than its tag says.',
+  // Ingest of disk images
+  INGEST_DOES_NOT_FIT: 'The disk in the image is larger than the target: grow the volume first.',
+  INGEST_UNENCRYPTED:
+    'The target does not encrypt. Name the opened volume below /dev/mapper, or say --unencrypted.',
+  INGEST_TARGET_NOT_EMPTY: 'The target carries something. To overwrite it, name it: --replace NAME.',
+  INGEST_TARGET_BUSY: 'The target is mounted or something else holds it: unmount it first.',
+  INGEST_TARGET_MISSING: 'The target is no block device and no file: is the volume opened?',
+  INGEST_TARGET_FAILED: 'The target vanished, or fails to read or write: see the message and dmesg.',
+  INGEST_OTHER_IMAGE:
+    'Another image, or a changed one, was half copied to the target. To begin anew: --restart.',
+  INGEST_IMAGE_REFUSED: 'The image cannot be taken as it is: see the message. Convert it with qemu-img.',
+  INGEST_MISMATCH: 'What was read back is not what was written: do not use the volume. See dmesg.',
+  // Swap
+  SWAP_HIBERNATION:
+    'Hibernation needs the swap area readable at the next boot. Take resume= away first, or leave it plain.',
+  SWAP_NOT_OURS:
+    'The device does not carry a swap signature alone, nor the mark of this agent: it is not touched.',
+  SWAP_FAILED: 'The swap area could not be taken out of use, encrypted or put into use: see the message.',
   // Operators
   OPERATOR_HOLD: 'An operator holds the keys of the VM back: casemate keys unhold.',
   OPERATOR_QUARANTINE: 'An operator contained the VM: casemate restore takes that back.',
   LEAVE_SCOPE_ALLOWED: 'An operator let the VM leave scope, as its tags say.',
   OPERATOR_ASKED: 'An operator asked for it.',
   // Evidence in the pipeline
+  TPM_KEY_UNFIT:
+    'The key cannot attest: it must be restricted, sign, and be fixed to its TPM; endorsement keys are RSA-2048 or P-384.',
+  TPM_NOT_REPORTED: 'EC2 reports no TPM for the instance: launch it from an AMI with TPM support v2.0.',
+  TPM_NOT_OF_INSTANCE:
+    'The TPM is not the one that EC2 reports for the instance: it has another endorsement key, or it could not open the credential.',
   // Policies: hardware-aware rules
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',

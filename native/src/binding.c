@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "casemate/block_io.h"
 #include "casemate/output.h"
 #include "casemate/probe.h"
 #include "casemate/secure_memory.h"
+#include "casemate/sev_guest.h"
 
 /* One probe at a time in a process, whatever the number of worker threads: it works in static storage. */
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
@@ -71,6 +73,48 @@ static napi_value probe(napi_env env, napi_callback_info info) {
   (void)pthread_mutex_unlock(&one_at_a_time);
   if (!opened) return throw_error(env, "CASEMATE_PROBE_RECORDING", error.message);
   if (result == NULL) return throw_error(env, "CASEMATE_PROBE_OUTPUT", "the report does not fit its buffer");
+  return result;
+}
+
+/* ---------------------------------------------------------------------------------------- sev-guest */
+
+static napi_value copy_of(napi_env env, const unsigned char *bytes, size_t size) {
+  napi_value buffer;
+  return napi_create_buffer_copy(env, size, bytes, NULL, &buffer) == napi_ok ? buffer : NULL;
+}
+
+/* snpReport(device, reportData) → {report, certificates} */
+static napi_value snp_report(napi_env env, napi_callback_info info) {
+  size_t count = 2;
+  napi_value arguments[2];
+  char device[4096];
+  size_t length = 0;
+  bool typed = false;
+  napi_typedarray_type type = napi_int8_array;
+  void *data = NULL;
+  size_t size = 0;
+  if (napi_get_cb_info(env, info, &count, arguments, NULL, NULL) != napi_ok) return NULL;
+  if (count < 2 || napi_get_value_string_utf8(env, arguments[0], device, sizeof device, &length) != napi_ok ||
+      length + 1 >= sizeof device || strlen(device) != length || napi_is_typedarray(env, arguments[1], &typed) != napi_ok || !typed ||
+      napi_get_typedarray_info(env, arguments[1], &type, &size, &data, NULL, NULL) != napi_ok || type != napi_uint8_array ||
+      size != CM_SNP_REPORT_DATA_SIZE) {
+    return throw_error(env, "CASEMATE_SNP_USAGE", "not a path and 64 bytes");
+  }
+  static _Thread_local struct cm_snp_report answer;
+  int error = cm_snp_report(device, data, &answer);
+  if (error != 0) {
+    char message[200];
+    (void)snprintf(message, sizeof message, "%.80s: %s (firmware 0x%x, host 0x%x)", device, strerror(error), answer.firmware_error, answer.vmm_error);
+    return throw_error(env, "CASEMATE_SNP_REPORT", message);
+  }
+  napi_value result;
+  napi_value signed_report = copy_of(env, answer.report, sizeof answer.report);
+  napi_value certificates = copy_of(env, answer.certificates, sizeof answer.certificates);
+  if (signed_report == NULL || certificates == NULL || napi_create_object(env, &result) != napi_ok ||
+      napi_set_named_property(env, result, "report", signed_report) != napi_ok ||
+      napi_set_named_property(env, result, "certificates", certificates) != napi_ok) {
+    return NULL;
+  }
   return result;
 }
 
@@ -133,13 +177,18 @@ static bool bytes_argument(napi_env env, const struct call *call, size_t index, 
   return false;
 }
 
-static bool number_argument(napi_env env, const struct call *call, size_t index, uint32_t *out) {
+static bool whole_number(napi_env env, const struct call *call, size_t index, uint32_t *out) {
   double value;
-  if (index < call->count && napi_get_value_double(env, call->arguments[index], &value) == napi_ok && value >= 0 &&
-      value <= UINT32_MAX && value == (double)(uint32_t)value) {
-    *out = (uint32_t)value;
-    return true;
+  if (index >= call->count || napi_get_value_double(env, call->arguments[index], &value) != napi_ok || !(value >= 0) ||
+      value > UINT32_MAX || value != (double)(uint32_t)value) {
+    return false;
   }
+  *out = (uint32_t)value;
+  return true;
+}
+
+static bool number_argument(napi_env env, const struct call *call, size_t index, uint32_t *out) {
+  if (whole_number(env, call, index, out)) return true;
   (void)throw_error(env, "CASEMATE_SECURE_MEMORY_USAGE", "not a whole number");
   return false;
 }
@@ -350,9 +399,62 @@ static bool define_secure_memory(napi_env env, napi_value exports) {
          napi_set_named_property(env, exports, "SecureMemory", constructor) == napi_ok;
 }
 
-NAPI_MODULE_INIT() {
+/* ---------------------------------------------------------------------------------------- block I/O */
+
+/* No image has bigger pieces, and a wrong number must not take the machine's memory. */
+enum { BLOCK_BUFFER_MAX = 64 * 1024 * 1024 };
+
+static void free_buffer(napi_env env, void *data, void *hint) {
+  (void)env;
+  (void)hint;
+  free(data);
+}
+
+/* blockBuffer(size) → Uint8Array, zeroed and aligned for direct I/O. */
+static napi_value block_buffer(napi_env env, napi_callback_info info) {
+  struct call call = {.count = ARGUMENTS_MAX};
+  uint32_t size;
+  napi_value buffer;
+  napi_value view;
+  if (napi_get_cb_info(env, info, &call.count, call.arguments, NULL, NULL) != napi_ok) return NULL;
+  if (!whole_number(env, &call, 0, &size) || size == 0 || size > BLOCK_BUFFER_MAX) {
+    return throw_error(env, "CASEMATE_BLOCK_IO_USAGE", "size is not 1 to 67108864 bytes");
+  }
+  void *memory = cm_block_buffer(size);
+  if (memory == NULL) return throw_errno(env, "CASEMATE_BLOCK_IO_ALLOCATE", "no memory for a buffer", ENOMEM);
+  if (napi_create_external_arraybuffer(env, memory, size, free_buffer, NULL, &buffer) != napi_ok) {
+    free(memory);
+    return throw_error(env, "CASEMATE_BLOCK_IO_ALLOCATE", "this Node does not lend memory from outside its heap");
+  }
+  return napi_create_typedarray(env, napi_uint8_array, size, buffer, 0, &view) == napi_ok ? view : NULL;
+}
+
+/* nextData(fd, from) → where the next data begins, or -1. */
+static napi_value next_data(napi_env env, napi_callback_info info) {
+  struct call call = {.count = ARGUMENTS_MAX};
+  uint32_t fd;
+  int64_t from;
+  int64_t at;
+  napi_value value;
+  if (napi_get_cb_info(env, info, &call.count, call.arguments, NULL, NULL) != napi_ok) return NULL;
+  if (!whole_number(env, &call, 0, &fd) || call.count < 2 || napi_get_value_int64(env, call.arguments[1], &from) != napi_ok || from < 0) {
+    return throw_error(env, "CASEMATE_BLOCK_IO_USAGE", "not a descriptor and an offset");
+  }
+  int error = cm_next_data((int)fd, from, &at);
+  if (error != 0) return throw_errno(env, "CASEMATE_BLOCK_IO_SEEK", "looking for data", error);
+  return napi_create_int64(env, at, &value) == napi_ok ? value : NULL;
+}
+
+static bool export_function(napi_env env, napi_value exports, const char *name, napi_callback callback) {
   napi_value function;
-  if (napi_create_function(env, "probe", NAPI_AUTO_LENGTH, probe, NULL, &function) != napi_ok) return NULL;
-  if (napi_set_named_property(env, exports, "probe", function) != napi_ok) return NULL;
+  return napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, NULL, &function) == napi_ok &&
+         napi_set_named_property(env, exports, name, function) == napi_ok;
+}
+
+NAPI_MODULE_INIT() {
+  if (!export_function(env, exports, "probe", probe) || !export_function(env, exports, "snpReport", snp_report) ||
+      !export_function(env, exports, "blockBuffer", block_buffer) || !export_function(env, exports, "nextData", next_data)) {
+    return NULL;
+  }
   return define_secure_memory(env, exports) ? exports : NULL;
 }

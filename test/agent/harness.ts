@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { EventBridgeClient, type PutEventsCommand } from '@aws-sdk/client-eventbridge';
+import { type Bus, BusError } from '../../agent/bus.ts';
 import { type AgentConfig, configSchema } from '../../agent/config.ts';
 import type { UnsentReport } from '../../agent/spool.ts';
 import type { CapabilityReportDetail, ReportPayload } from '../../lib/domain/report.ts';
@@ -39,21 +39,17 @@ export const aReport = (sequence: number, overrides: Partial<UnsentReport> = {})
   ...overrides,
 });
 
-/** A bus at the edge of its client; `answer` may throw, or return what PutEvents says of the one entry. */
-export function fakeBus(answer: (n: number) => object = () => ({ EventId: 'e' })) {
+/** A bus that takes the nth report, or does not. */
+export function fakeBus(takes: (n: number) => boolean = () => true) {
   const taken: { readonly detail: CapabilityReportDetail; readonly payload: ReportPayload }[] = [];
-  const client = new EventBridgeClient({ region: REGION });
   let calls = 0;
-  client.send = (async (command: PutEventsCommand) => {
-    const result = answer(calls++);
-    const [entry] = command.input.Entries ?? [];
-    if ('EventId' in result) {
-      const detail = JSON.parse(entry?.Detail ?? '') as CapabilityReportDetail;
+  const bus: Bus = {
+    async put(detail) {
+      if (!takes(calls++)) throw new BusError('away');
       taken.push({ detail, payload: JSON.parse(detail.payload) as ReportPayload });
-    }
-    return { Entries: [result] };
-  }) as never;
-  return { client, taken, calls: () => calls };
+    },
+  };
+  return { bus, taken };
 }
 
 /** An HTTP server on loopback. */

@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import * as fc from 'fast-check';
 import { backoffMs } from '../../agent/backoff.ts';
+import { BusError } from '../../agent/bus.ts';
 import { type AgentKey, loadOrCreateKey } from '../../agent/key.ts';
-import { BusError, drain, measure, readBootId, seal } from '../../agent/report.ts';
+import { drain, measure, readBootId, seal } from '../../agent/report.ts';
 import { openSpool, type Spool } from '../../agent/spool.ts';
 import { capabilityReportDetail, judgeReport, reportPayload } from '../../lib/domain/report.ts';
 import { BOOT } from '../world/agent.ts';
@@ -19,7 +20,7 @@ beforeEach(() => {
 });
 afterEach(() => folder.remove());
 const config = () => aConfig(folder.path);
-const sendAll = (bus: ReturnType<typeof fakeBus>) => drain(bus.client, config(), IDENTITY, key, spool);
+const sendAll = (bus: ReturnType<typeof fakeBus>) => drain(bus.bus, config(), IDENTITY, key, spool);
 const judge = (
   detail: Parameters<typeof judgeReport>[0],
   receivedAt: Date,
@@ -95,18 +96,9 @@ describe('draining the spool', () => {
     await expect(sendAll(bus)).resolves.toBe(0);
   });
 
-  test.each<[string, () => object]>([
-    [
-      'does not answer',
-      () => {
-        throw new Error('ECONNREFUSED');
-      },
-    ],
-    ['refuses the entry', () => ({ ErrorCode: 'ThrottlingException' })],
-    ['says nothing of the entry', () => ({})],
-  ])('keeps what the bus did not take when it %s', async (_, fault) => {
+  test('keeps what the bus did not take', async () => {
     for (const n of [1, 2, 3]) spool.add(aReport(n));
-    const bus = fakeBus((call) => (call === 1 ? fault() : { EventId: 'e' }));
+    const bus = fakeBus((call) => call !== 1);
     await expect(sendAll(bus)).rejects.toThrow(BusError);
     expect(spool.list().map((name) => spool.read(name)?.sequence)).toEqual([2, 3]);
     await expect(sendAll(bus)).resolves.toBe(2);
@@ -120,12 +112,9 @@ describe('draining the spool', () => {
         try {
           const waiting = openSpool(own.path, 2000);
           for (let n = 1; n <= 6; n++) waiting.add(aReport(n));
-          const bus = fakeBus((call) => {
-            if (up[call] ?? true) return { EventId: 'e' };
-            throw new Error('away');
-          });
+          const bus = fakeBus((call) => up[call] ?? true);
           for (let tries = 0; waiting.list().length > 0 && tries < 40; tries++) {
-            await drain(bus.client, config(), IDENTITY, key, waiting).catch((error: unknown) => {
+            await drain(bus.bus, config(), IDENTITY, key, waiting).catch((error: unknown) => {
               if (!(error instanceof BusError)) throw error;
             });
           }

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -138,6 +138,41 @@ suite(`the packages${reason}`, () => {
           expect(existsSync(join(tree, 'usr/lib/systemd/system', unit))).toBe(true);
         }
       }
+    }
+  });
+
+  const systemd = existsSync('/usr/bin/systemd-analyze');
+  (systemd ? test : test.skip)(
+    `have units that systemd finds nothing wrong with${systemd ? '' : ' (skipped: systemd is not on this machine)'}`,
+    () => {
+      const units = readdirSync(join(tree, 'usr/lib/systemd/system'));
+      expect(units).toEqual(expect.arrayContaining(['casemate-agent.service', 'casemate-disks.service']));
+      const copies = units.map((name) => {
+        const copy = join(folder, name);
+        // The command that they start is not installed here.
+        writeFileSync(
+          copy,
+          installed(`usr/lib/systemd/system/${name}`).replaceAll('=/usr/bin/', `=${tree}/usr/bin/`),
+        );
+        return copy;
+      });
+      const { status, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', ...copies], {
+        encoding: 'utf8',
+      });
+      expect([status, stderr]).toEqual([0, '']);
+    },
+  );
+
+  test('have units that keep keys out of core files and ask for no new privileges', () => {
+    for (const name of readdirSync(join(tree, 'usr/lib/systemd/system'))) {
+      const unit = installed(`usr/lib/systemd/system/${name}`);
+      for (const line of ['LimitCORE=0', 'NoNewPrivileges=yes', 'ProtectSystem=full', 'UMask=0077']) {
+        expect([name, unit]).toEqual([name, expect.stringContaining(`\n${line}\n`)]);
+      }
+      // Nothing that a boot passes through may wait for a pipeline: emergency access stays.
+      expect(unit).not.toMatch(
+        /^(Before|RequiredBy|WantedBy)=.*(sysinit|local-fs|remote-fs|basic|rescue|emergency)/m,
+      );
     }
   });
 

@@ -9,6 +9,7 @@ import {
   headerBody,
   releaseBody,
   rotationBody,
+  tpmActivationBody,
 } from '../../lib/constructs/agent-api-bodies.ts';
 import {
   adoptionRequest,
@@ -19,6 +20,7 @@ import {
   rotationRequest,
 } from '../../lib/domain/disk-api.ts';
 import { challengeRequest, enrolmentRequest } from '../../lib/domain/enrolment.ts';
+import { tpmActivationRequest } from '../../lib/domain/tpm-activation.ts';
 import { statements, synthesize } from './synthesized.ts';
 
 const stack = synthesize({ agentRoleNames: ['web-servers', 'databases'] });
@@ -33,6 +35,7 @@ const ROUTES = [
   'rotations',
   'adoptions',
   'headers',
+  'tpm-activations',
 ];
 const methods = stack.ofType('AWS::ApiGateway::Method');
 
@@ -98,6 +101,7 @@ describe('the API that agents call', () => {
     ['rotation', rotationBody, rotationRequest],
     ['adoption', adoptionBody, adoptionRequest],
     ['header', headerBody, headerRequest],
+    ['activation', tpmActivationBody, tpmActivationRequest],
   ] as const)('knows the fields of a %s that the function knows, and their lengths', (_, body, request) => {
     const schema = z.toJSONSchema(request) as {
       required: string[];

@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { readConfig as activateTpm } from '../../lambdas/activate-tpm/config.ts';
 import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
@@ -31,6 +32,7 @@ const READ: Record<FunctionName, (environment: Record<string, string>) => object
   'adopt-disk': adoptDisk,
   'store-header': storeHeader,
   'retire-disk-keys': retireDiskKeys,
+  'activate-tpm': activateTpm,
   sweep,
 };
 

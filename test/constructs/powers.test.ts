@@ -135,7 +135,7 @@ describe('disk keys and networks', () => {
   const handlesDiskKeys = (powers: readonly Statement[]) =>
     powers.some((statement) => touches(statement, stack.diskKey.id));
   const changesNetworks = (powers: readonly Statement[]) =>
-    ofService(powers, 'ec2').some((s) => s.actions.some((action) => !action.startsWith('ec2:Describe')));
+    ofService(powers, 'ec2').some((s) => s.actions.some((action) => !/^ec2:(Describe|Get)/.test(action)));
 
   test('no role that touches the disk-key CMK can change a network', () => {
     const both = allRoles.filter(({ powers }) => handlesDiskKeys(powers) && changesNetworks(powers));
@@ -235,7 +235,7 @@ describe('the kinds of the state table', () => {
     'observe-vm': { BatchGetItem: ['vm', 'operator'], PutItem: ['vm'] },
     'issue-disk-keys': { BatchGetItem: ['vm', 'disk'], PutItem: ['disk'] },
     'ingest-report': {
-      BatchGetItem: ['vm', 'enrol', 'posture', 'nonce', 'collateral'],
+      BatchGetItem: ['vm', 'enrol', 'tpm', 'posture', 'nonce', 'collateral'],
       PutItem: ['posture', 'collateral'],
       UpdateItem: ['nonce'],
     },
@@ -274,6 +274,11 @@ describe('the kinds of the state table', () => {
       UpdateItem: ['nonce'],
     },
     'store-header': { BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'], UpdateItem: ['nonce'] },
+    'activate-tpm': {
+      BatchGetItem: ['vm', 'enrol', 'tpm', 'nonce'],
+      PutItem: ['tpm', 'nonce'],
+      UpdateItem: ['nonce'],
+    },
   };
 
   test.each(Object.keys(KINDS) as (keyof typeof KINDS)[])('%s is held to its kinds', (name) => {
@@ -345,6 +350,7 @@ describe('the bus and the queues', () => {
       'rotate-disk-key': ['Disk Key Issued'],
       'adopt-disk': ['Disk Key Issued'],
       'retire-disk-keys': ['Disk Key Retired'],
+      'activate-tpm': ['Enrolment Refused'],
     });
   });
 

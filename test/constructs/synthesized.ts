@@ -110,6 +110,7 @@ export const FUNCTIONS = {
   'adopt-disk': 'AdoptDisk',
   'store-header': 'StoreHeader',
   'retire-disk-keys': 'RetireDiskKeys',
+  'activate-tpm': 'ActivateTpm',
   sweep: 'Sweep',
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;

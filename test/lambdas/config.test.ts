@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { readConfig as activateTpm } from '../../lambdas/activate-tpm/config.ts';
 import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
@@ -104,6 +105,11 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
     'rotate-disk-key',
     rotateDiskKey,
     { ...agentApi, BUS_NAME: 'casemate', DISK_KEY_ID: 'arn:aws:kms:eu-west-1:123456789012:key/k' },
+  ],
+  [
+    'activate-tpm',
+    activateTpm,
+    { ...common, BUS_NAME: 'casemate', API_ORIGIN: 'https://api.example', CALLER_IDENTITY: 'iam' },
   ],
 ];
 

@@ -52,7 +52,7 @@ describe('a challenge', () => {
   test.each<[string, unknown]>([
     ['no body', null],
     ['no JSON', '{'],
-    ['a purpose that there is not', { instanceId: RECORDED_VM, purpose: 'open' }],
+    ['another purpose', { instanceId: RECORDED_VM, purpose: 'activate 000b' }],
     ['no VM', { instanceId: 'i-x', purpose: 'enrol' }],
     ['a part of its own', { instanceId: RECORDED_VM, purpose: 'enrol', ttl: 9999 }],
     [

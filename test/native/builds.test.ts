@@ -126,13 +126,22 @@ describe('under the address and undefined behaviour sanitizers', () => {
   when(
     `every recording, this host and a made-up one are looked at clean${why}`,
     () => {
-      make('-j2', ...flags, 'probe', 'build/asan/seams-test', 'build/asan/secure-test');
+      make(
+        '-j2',
+        ...flags,
+        'probe',
+        ...['seams', 'secure', 'sev-guest'].map((name) => `build/asan/${name}-test`),
+      );
       expectSame(`${native}/build/asan/casemate-probe`);
       expect(run(['--text'], { executable: `${native}/build/asan/casemate-probe` })).toMatchObject({
         status: 0,
         stderr: '',
       });
       expect(run([], { executable: `${native}/build/asan/seams-test` })).toMatchObject({
+        status: 0,
+        stderr: '',
+      });
+      expect(run([], { executable: `${native}/build/asan/sev-guest-test` })).toMatchObject({
         status: 0,
         stderr: '',
       });

@@ -1,6 +1,7 @@
 import { generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto';
 import type { APIGatewayProxyEvent } from 'aws-lambda';
 import { createIdentityIssuer, type IdentityIssuer } from '../../bin/local/identity-issuer.ts';
+import { createHandler as activateTpm } from '../../lambdas/activate-tpm/handler.ts';
 import { createHandler as adoptDisk } from '../../lambdas/adopt-disk/handler.ts';
 import { createHandler as confirmDiskKey } from '../../lambdas/confirm-disk-key/handler.ts';
 import { createHandler as enrolAgent } from '../../lambdas/enrol-agent/handler.ts';
@@ -80,6 +81,7 @@ export async function createApi(
     '/rotations': rotateDiskKey(keys),
     '/adoptions': adoptDisk({ ...keys, ec2: world.client }),
     '/headers': storeHeader({ ...signed, s3: world.s3, bucket: 'headers' }),
+    '/tpm-activations': activateTpm({ ...signed, ec2: world.client, randomBytes }),
   };
   const send = async (event: APIGatewayProxyEvent): Promise<ApiAnswer> => {
     const answer = await functions[event.path as keyof typeof functions](event, CONTEXT);

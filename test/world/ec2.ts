@@ -12,7 +12,9 @@ import {
   DescribeVolumesCommand,
   DisassociateAddressCommand,
   EC2Client,
+  EC2ServiceException,
   type Filter,
+  GetInstanceTpmEkPubCommand,
   type IpPermission,
   ModifyNetworkInterfaceAttributeCommand,
   RevokeSecurityGroupEgressCommand,
@@ -39,6 +41,8 @@ export interface WorldVm {
   hibernation?: boolean | null;
   readonly vpcId?: string;
   readonly amdSevSnp: 'enabled' | 'disabled' | undefined;
+  /** Its NitroTPM's endorsement keys by type, TPMT_PUBLIC. */
+  readonly endorsementKeys?: Readonly<Record<string, Uint8Array>>;
   interfaces: WorldInterface[];
   volumes: {
     readonly id: string;
@@ -288,6 +292,21 @@ export function fakeEc2(effects: Effects) {
         eni.groups = [...Groups];
         return {};
       });
+    }
+    if (command instanceof GetInstanceTpmEkPubCommand) {
+      await effects.read();
+      const { InstanceId = '', KeyType = '', KeyFormat } = command.input;
+      if (KeyFormat !== 'tpmt') throw new Error('EC2 here knows the format tpmt alone');
+      const key = vms.get(InstanceId)?.endorsementKeys?.[KeyType];
+      if (!key) {
+        throw new EC2ServiceException({
+          name: 'UnsupportedOperation',
+          message: 'no TPM',
+          $fault: 'client',
+          $metadata: {},
+        });
+      }
+      return { InstanceId, KeyType, KeyFormat, KeyValue: Buffer.from(key).toString('base64') };
     }
     throw new Error(`EC2 here does not know ${name}`);
   };

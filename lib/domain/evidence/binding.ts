@@ -49,24 +49,21 @@ export type KeyProof =
   /** The key that was enrolled by credential activation against the endorsement key that EC2 reports. */
   | { readonly kind: 'credential'; readonly enrolledKey: Uint8Array }
   /** A NitroTPM document that carries the key, verified for the same VM and transcript. */
-  | { readonly kind: 'nitrotpm'; readonly verdict: Verdict<NitroClaims> }
-  | { readonly kind: 'none' };
+  | { readonly kind: 'nitrotpm'; readonly verdict: Verdict<NitroClaims> };
 
-/** A quote counts for this VM when its nonce is SHA-256(T) and its key is proven to be of this VM's TPM. */
+/** A quote counts for this VM when its nonce is SHA-256(T) and one of the proofs says that its key is of this VM's TPM. */
 export function verifyTpmFor(
   context: BindingContext,
   sent: Sent<TpmInput>,
-  proof: KeyProof,
+  proofs: readonly KeyProof[],
 ): Verdict<TpmClaims> {
   const nonce = sha256(requireTranscript(context));
-  const keyIsBound = (key: KeyObject) => isBound(key, proof, context);
+  const keyIsBound = (key: KeyObject) => proofs.some((proof) => isBound(key, proof, context));
   return verifyTpm({ ...sent, at: context.at, expected: { nonce, keyIsBound } });
 }
 
 function isBound(key: KeyObject, proof: KeyProof, context: BindingContext): boolean {
   switch (proof.kind) {
-    case 'none':
-      return false;
     case 'credential':
       return isSameKey(key, proof.enrolledKey);
     case 'nitrotpm': {

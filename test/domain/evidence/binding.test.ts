@@ -111,36 +111,47 @@ describe('a TPM quote for a VM', () => {
   };
 
   test('counts when its nonce is the transcript’s and its key was enrolled by credential activation', () => {
-    expect(verifyTpmFor(context, sent(transcript), enrolled).reasons).toEqual([]);
+    expect(verifyTpmFor(context, sent(transcript), [enrolled]).reasons).toEqual([]);
   });
 
   test('counts when a NitroTPM document of the same VM and transcript carries its key', () => {
-    expect(verifyTpmFor(context, sent(transcript), documentWith(spki(akKeys.publicKey))).reasons).toEqual([]);
-    expect(verifyTpmFor(context, sent(transcript), documentWith(point())).reasons).toEqual([]);
+    expect(verifyTpmFor(context, sent(transcript), [documentWith(spki(akKeys.publicKey))]).reasons).toEqual(
+      [],
+    );
+    expect(verifyTpmFor(context, sent(transcript), [documentWith(point())]).reasons).toEqual([]);
   });
 
   test('does not count over another transcript', () => {
-    expect(verifyTpmFor(context, sent(other), enrolled).reasons).toEqual(['NONCE_MISMATCH']);
+    expect(verifyTpmFor(context, sent(other), [enrolled]).reasons).toEqual(['NONCE_MISMATCH']);
   });
 
   test('does not count from a second TPM, however genuine', () => {
     const second = keyPair('P-256');
-    expect(verifyTpmFor(context, sent(transcript, second), enrolled).reasons).toEqual(['TPM_KEY_NOT_BOUND']);
+    expect(verifyTpmFor(context, sent(transcript, second), [enrolled]).reasons).toEqual([
+      'TPM_KEY_NOT_BOUND',
+    ]);
     const proof = documentWith(spki(akKeys.publicKey));
-    expect(verifyTpmFor(context, sent(transcript, second), proof).reasons).toEqual(['TPM_KEY_NOT_BOUND']);
+    expect(verifyTpmFor(context, sent(transcript, second), [proof]).reasons).toEqual(['TPM_KEY_NOT_BOUND']);
   });
 
-  test.each<[string, KeyProof]>([
-    ['nothing', { kind: 'none' }],
-    ['a document without a key', documentWith(null)],
-    ['a document with another key', documentWith(Buffer.alloc(65, 4))],
-    ['a document of another VM', documentWith(spki(akKeys.publicKey), { instanceId: 'i-0fedcba9876543210' })],
+  test('counts when one of several proofs binds its key', () => {
+    expect(verifyTpmFor(context, sent(transcript), [documentWith(null), enrolled]).reasons).toEqual([]);
+  });
+
+  test.each<[string, KeyProof[]]>([
+    ['nothing', []],
+    ['a document without a key', [documentWith(null)]],
+    ['a document with another key', [documentWith(Buffer.alloc(65, 4))]],
+    [
+      'a document of another VM',
+      [documentWith(spki(akKeys.publicKey), { instanceId: 'i-0fedcba9876543210' })],
+    ],
     [
       'a document of an enclave, whose code its parent chose',
-      documentWith(spki(akKeys.publicKey), { kind: 'enclave' }),
+      [documentWith(spki(akKeys.publicKey), { kind: 'enclave' })],
     ],
-  ])('does not count when its key is bound by %s', (_, proof) => {
-    expect(verifyTpmFor(context, sent(transcript), proof).reasons).toEqual(['TPM_KEY_NOT_BOUND']);
+  ])('does not count when its key is bound by %s', (_, proofs) => {
+    expect(verifyTpmFor(context, sent(transcript), proofs).reasons).toEqual(['TPM_KEY_NOT_BOUND']);
   });
 });
 

@@ -1,10 +1,7 @@
-import { execFile, spawn, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { describe, expect, test } from '@jest/globals';
 import {
@@ -14,11 +11,10 @@ import {
   seedBytes,
 } from '../../../lib/domain/evidence/tpm/credential.ts';
 import { parsePublicKey, verifyTpm } from '../../../lib/domain/evidence/tpm/index.ts';
+import { missingTools, startSoftwareTpm } from '../../world/software-tpm.ts';
 
-const emulator = 'swtpm';
-const isHere = [emulator, 'tpm2_activatecredential'].every((tool) => spawnSync('which', [tool]).status === 0);
-const withTpm = isHere ? test : test.skip;
-const skipped = isHere ? '' : 'skipped: no swtpm and tpm2-tools here: ';
+const withTpm = missingTools.length === 0 ? test : test.skip;
+const skipped = missingTools.length === 0 ? '' : `skipped: no ${missingTools.join(', ')} here: `;
 
 interface Tpm {
   readonly folder: string;
@@ -29,22 +25,11 @@ interface Tpm {
   readonly read: (name: string) => Promise<Buffer>;
 }
 
-/** A software TPM of its own for one test, on a socket in a folder that goes away with it. */
+/** A software TPM of its own for one test. */
 async function useTpm(run: (tpm: Tpm) => Promise<void>): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), 'casemate-tpm-'));
-  await mkdir(join(folder, 'state'));
-  // tpm2-tss looks for the control channel beside the server, under this name.
-  const [server, control] = [join(folder, 'server'), join(folder, 'server.ctrl')];
-  const swtpm = spawn(
-    emulator,
-    // biome-ignore format: one option a line says nothing more
-    ['socket', '--tpm2', '--tpmstate', `dir=${join(folder, 'state')}`, '--server', `type=unixio,path=${server}`, '--ctrl', `type=unixio,path=${control}`, '--flags', 'startup-clear,not-need-init'],
-    { stdio: 'ignore' },
-  );
-  const ended = new Promise((resolve) => swtpm.once('exit', resolve));
-  const env = { ...process.env, TPM2TOOLS_TCTI: `swtpm:path=${server}` };
+  const { folder, tcti, stop } = await startSoftwareTpm();
+  const env = { ...process.env, TPM2TOOLS_TCTI: tcti };
   try {
-    for (let wait = 0; !(existsSync(server) && existsSync(control)) && wait < 100; wait++) await sleep(20);
     const go = async (name: string, ...args: string[]) => {
       await promisify(execFile)(name, args, { cwd: folder, env });
     };
@@ -58,9 +43,7 @@ async function useTpm(run: (tpm: Tpm) => Promise<void>): Promise<void> {
       read: (name) => readFile(join(folder, name)),
     });
   } finally {
-    swtpm.kill();
-    await ended;
-    await rm(folder, { recursive: true });
+    await stop();
   }
 }
 

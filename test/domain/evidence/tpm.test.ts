@@ -1,14 +1,4 @@
-import {
-  constants,
-  createDecipheriv,
-  createHash,
-  createHmac,
-  createPublicKey,
-  diffieHellman,
-  generateKeyPairSync,
-  privateDecrypt,
-  randomBytes,
-} from 'node:crypto';
+import { createHash, createPublicKey, diffieHellman, generateKeyPairSync, randomBytes } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import {
   credentialFile,
@@ -31,10 +21,12 @@ import {
   makePublicArea,
   makeSerialized,
   makeSignature,
+  openWithSeed,
   pcrJson,
   pcrs,
   type QuoteOptions,
   rsaKeys,
+  seedByRsa,
   selection,
   sized,
   spki,
@@ -305,51 +297,13 @@ describe('a TPM quote is malformed', () => {
 describe('a credential', () => {
   const akName = parsePublicKey(makePublicArea()).area?.name ?? Buffer.alloc(0);
   const secret = randomBytes(32);
-  const kdfa = (hash: string, key: Buffer, label: string, context: Uint8Array, bits: number) =>
-    createHmac(hash, key)
-      .update(u32(1))
-      .update(`${label}\0`)
-      .update(context)
-      .update(u32(bits))
-      .digest()
-      .subarray(0, bits / 8);
-
-  /** What TPM2_ActivateCredential does once it has the seed. */
-  function open(
-    seed: Buffer,
-    hash: 'sha256' | 'sha384',
-    aesBits: number,
-    name: Uint8Array,
-    blob: Uint8Array,
-  ): Buffer {
-    const inner = Buffer.from(blob).subarray(2);
-    const hmacLength = inner.readUInt16BE(0);
-    const [hmac, identity] = [inner.subarray(2, 2 + hmacLength), inner.subarray(2 + hmacLength)];
-    const hmacKey = kdfa(hash, seed, 'INTEGRITY', Buffer.alloc(0), 8 * hmacLength);
-    if (!createHmac(hash, hmacKey).update(identity).update(name).digest().equals(hmac))
-      throw new Error('TPM_RC_INTEGRITY');
-    const decipher = createDecipheriv(
-      `aes-${aesBits}-cfb`,
-      kdfa(hash, seed, 'STORAGE', name, aesBits),
-      Buffer.alloc(16),
-    );
-    return decipher.update(identity).subarray(2);
-  }
-
-  function seedByRsa(encrypted: Uint8Array): Buffer {
-    const key = {
-      key: rsaKeys.privateKey,
-      padding: constants.RSA_PKCS1_OAEP_PADDING,
-      oaepHash: 'sha256',
-      oaepLabel: Buffer.from('IDENTITY\0'),
-    };
-    return privateDecrypt(key, Buffer.from(encrypted).subarray(2));
-  }
 
   test('is opened by the TPM that holds the endorsement key and the attestation key', () => {
     const ek = parsePublicKey(spki(rsaKeys.publicKey));
     const made = makeCredential(ek, akName, secret, { seed: randomBytes(seedBytes(ek)) });
-    expect(open(seedByRsa(made.encryptedSecret), 'sha256', 128, akName, made.credentialBlob)).toEqual(secret);
+    expect(openWithSeed(seedByRsa(made.encryptedSecret), 'sha256', 128, akName, made.credentialBlob)).toEqual(
+      secret,
+    );
     expect(Buffer.from(credentialFile(made)).subarray(0, 8).toString('hex')).toBe('badcc0de00000001');
   });
 
@@ -359,7 +313,7 @@ describe('a credential', () => {
     const made = makeCredential(ek, akName, secret, { seed: randomBytes(seedBytes(ek)) });
     const seed = seedByRsa(made.encryptedSecret);
     const other = parsePublicKey(makePublicArea(keyPair('P-256').publicKey)).area?.name ?? Buffer.alloc(0);
-    expect(() => open(seed, 'sha256', 128, other, made.credentialBlob)).toThrow('TPM_RC_INTEGRITY');
+    expect(() => openWithSeed(seed, 'sha256', 128, other, made.credentialBlob)).toThrow('TPM_RC_INTEGRITY');
   });
 
   test.each([
@@ -388,7 +342,7 @@ describe('a credential', () => {
       .update(x)
       .update(mine)
       .digest();
-    expect(open(seed, hash, bits, akName, made.credentialBlob)).toEqual(secret);
+    expect(openWithSeed(seed, hash, bits, akName, made.credentialBlob)).toEqual(secret);
   });
 
   test('is not made from too little randomness or for too long a secret', () => {

@@ -1,4 +1,12 @@
-import { constants, createHash, type KeyObject, sign } from 'node:crypto';
+import {
+  constants,
+  createDecipheriv,
+  createHash,
+  createHmac,
+  type KeyObject,
+  privateDecrypt,
+  sign,
+} from 'node:crypto';
 import { keyPair } from './pki.ts';
 
 export const akKeys = keyPair('P-256');
@@ -86,7 +94,7 @@ export function makePublicArea(
   key: KeyObject = akKeys.publicKey,
   attributes = attestationAttributes,
 ): Buffer {
-  const { kty, x = '', y = '', n = '' } = key.export({ format: 'jwk' });
+  const { kty, crv, x = '', y = '', n = '' } = key.export({ format: 'jwk' });
   const head = [u16(kty === 'RSA' ? 1 : 0x23), u16(0x000b), u32(attributes), sized(Buffer.alloc(0))];
   const none = u16(0x0010);
   const isDecrypting = (attributes & (1 << 17)) !== 0;
@@ -96,7 +104,7 @@ export function makePublicArea(
     return Buffer.concat([...head, symmetric, scheme, u16(2048), u32(0), sized(Buffer.from(n, 'base64url'))]);
   }
   const point = [x, y].map((text) => sized(Buffer.from(text, 'base64url')));
-  return Buffer.concat([...head, symmetric, scheme, u16(3), none, ...point]);
+  return Buffer.concat([...head, symmetric, scheme, u16(crv === 'P-384' ? 4 : 3), none, ...point]);
 }
 
 /** The file of `tpm2_quote -o`. */
@@ -132,4 +140,45 @@ export function u32(value: number): Buffer {
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32BE(value);
   return bytes;
+}
+
+function kdfa(hash: string, key: Buffer, label: string, context: Uint8Array, bits: number): Buffer {
+  const message = [u32(1), Buffer.from(`${label}\0`), context, u32(bits)];
+  return createHmac(hash, key)
+    .update(Buffer.concat(message))
+    .digest()
+    .subarray(0, bits / 8);
+}
+
+/** What TPM2_ActivateCredential does once it has the seed. */
+export function openWithSeed(
+  seed: Buffer,
+  hash: 'sha256' | 'sha384',
+  aesBits: number,
+  name: Uint8Array,
+  blob: Uint8Array,
+): Buffer {
+  const inner = Buffer.from(blob).subarray(2);
+  const hmacLength = inner.readUInt16BE(0);
+  const [hmac, identity] = [inner.subarray(2, 2 + hmacLength), inner.subarray(2 + hmacLength)];
+  const hmacKey = kdfa(hash, seed, 'INTEGRITY', Buffer.alloc(0), 8 * hmacLength);
+  if (!createHmac(hash, hmacKey).update(identity).update(name).digest().equals(hmac))
+    throw new Error('TPM_RC_INTEGRITY');
+  const decipher = createDecipheriv(
+    `aes-${aesBits}-cfb`,
+    kdfa(hash, seed, 'STORAGE', name, aesBits),
+    Buffer.alloc(16),
+  );
+  return decipher.update(identity).subarray(2);
+}
+
+/** The seed that an RSA endorsement key decrypts. */
+export function seedByRsa(encrypted: Uint8Array, privateKey: KeyObject = rsaKeys.privateKey): Buffer {
+  const key = {
+    key: privateKey,
+    padding: constants.RSA_PKCS1_OAEP_PADDING,
+    oaepHash: 'sha256',
+    oaepLabel: Buffer.from('IDENTITY\0'),
+  };
+  return privateDecrypt(key, Buffer.from(encrypted).subarray(2));
 }
