@@ -1,8 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { Command } from 'commander';
-import { CEDAR_WASM, POLICY_FOLDER } from '../../lib/constructs/policies.ts';
+import { CEDAR_WASM, POLICY_FOLDER, validatePolicies } from '../../lib/constructs/policies.ts';
 import { parsePolicyFile } from '../../lib/domain/evidence/policy-file.ts';
 import {
   type CaseResult,
@@ -11,7 +10,7 @@ import {
   parsePolicyCases,
   testPolicies,
 } from '../../lib/policy/cases.ts';
-import { createPolicyEngine, type PolicySet, readPolicySources } from '../../lib/policy/engine.ts';
+import { createPolicyEngine, type PolicySet } from '../../lib/policy/engine.ts';
 import { UsageError } from './usage.ts';
 
 interface Options {
@@ -67,10 +66,7 @@ function readPolicySet(folder: string): PolicySet {
   }
   const evidence = join(folder, 'evidence.json');
   if (existsSync(evidence)) parsePolicyFile(JSON.parse(readFileSync(evidence, 'utf8')));
-  return createPolicyEngine(
-    readFileSync(CEDAR_WASM),
-    readPolicySources(pathToFileURL(join(resolve(folder), '/'))),
-  );
+  return createPolicyEngine(readFileSync(CEDAR_WASM), validatePolicies(resolve(folder)));
 }
 
 function readCases(folder: string) {

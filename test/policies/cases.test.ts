@@ -8,8 +8,8 @@ import {
   runPolicyCase,
   testPolicies,
 } from '../../lib/policy/cases.ts';
-import { createPolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
-import { cedarWasm, projectPolicies } from '../world/world.ts';
+import { readPolicySources } from '../../lib/policy/compile.ts';
+import { policySet, projectPolicies } from '../world/world.ts';
 
 const FOLDER = new URL('../../policies/', import.meta.url);
 const policy = projectPolicies();
@@ -122,7 +122,7 @@ describe('a file of cases is refused, with the place and the fault', () => {
 
 describe('coverage', () => {
   const sources = readPolicySources(FOLDER);
-  const withOneMore = createPolicyEngine(cedarWasm(), {
+  const withOneMore = policySet({
     ...sources,
     policies: new Map([
       ...sources.policies,

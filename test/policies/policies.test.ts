@@ -5,15 +5,11 @@ import type { PolicyAction } from '../../lib/domain/policy.ts';
 import { POLICY_FACTS, type PolicyFactId } from '../../lib/domain/policy-facts.ts';
 import { policyFacts } from '../../lib/domain/posture.ts';
 import { REASONS } from '../../lib/domain/reasons.ts';
-import {
-  cedarFacts,
-  createPolicyEngine,
-  PolicySetError,
-  type PolicySources,
-  readPolicySources,
-} from '../../lib/policy/engine.ts';
+import { PolicySetError } from '../../lib/policy/cedar.ts';
+import { type PolicySources, readPolicySources } from '../../lib/policy/compile.ts';
+import { cedarFacts } from '../../lib/policy/engine.ts';
 import { anObservation, aVm, DISK } from '../world/items.ts';
-import { cedarWasm, projectPolicies } from '../world/world.ts';
+import { policySet, projectPolicies } from '../world/world.ts';
 
 const sources = readPolicySources(new URL('../../policies/', import.meta.url));
 const policy = projectPolicies();
@@ -166,7 +162,7 @@ function engineWith(text: string, schema = sources.schema) {
     schema,
     policies: new Map([...sources.policies, ['test.cedar', text]]),
   };
-  return createPolicyEngine(cedarWasm(), policies);
+  return policySet(policies);
 }
 
 describe('a policy that fails to evaluate', () => {
