@@ -194,6 +194,7 @@ function toObservation(
     // is EC2 not saying.
     amdSevSnp: instance.CpuOptions ? (instance.CpuOptions.AmdSevSnp ?? 'disabled') : null,
     nestedVirtualization: nestedVirtualization(instance),
+    threadsPerCore: instance.CpuOptions?.ThreadsPerCore ?? null,
     interfaces: (instance.NetworkInterfaces ?? [])
       .map((eni) => ({
         id: eni.NetworkInterfaceId,

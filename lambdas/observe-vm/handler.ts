@@ -1,6 +1,7 @@
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { EC2Client } from '@aws-sdk/client-ec2';
 import { type Hints, hintsOf } from '../../lib/domain/hints.ts';
+import { type OperatorItem, operatorItem } from '../../lib/domain/operator.ts';
 import { nextVm, type Observation, type ScopeDecision, type VmItem, vmItem } from '../../lib/domain/vm.ts';
 import type { PolicyEngine } from '../../lib/policy/engine.ts';
 import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
@@ -28,10 +29,17 @@ export function createHandler(deps: Deps) {
         hints.instanceIds.length > 0 ? hints.instanceIds : users.ids;
       const ids = [...new Set(work.flatMap((item) => vmsOf(item.value)))];
       // Read before looking: whoever wrote after this has looked no earlier, and this write then fails.
-      const known = await getItems(deps.table, ids.map(keyOf), vmItem);
+      const [known, operators] = await Promise.all([
+        getItems(deps.table, ids.map(keyOf), vmItem),
+        getItems(
+          deps.table,
+          ids.map((id) => `operator#${id}`),
+          operatorItem,
+        ),
+      ]);
       const seen = await observeVms(deps.ec2, deps.region, ids);
       const outcomes = oncePerVm(work, vmsOf, (id, items) =>
-        converge(deps, id, known.get(keyOf(id)), seen.get(id), items),
+        converge(deps, id, known.get(keyOf(id)), seen.get(id), operators.get(`operator#${id}`), items),
       );
       // Messages that name their VM do not wait for the call that the others need.
       return outcomes.map((outcome, i) =>
@@ -48,6 +56,7 @@ async function converge(
   id: string,
   known: VmItem | undefined,
   observation: Observation | undefined,
+  operator: OperatorItem | undefined,
   work: readonly Work<Hints>[],
 ): Promise<void> {
   const now = deps.now();
@@ -58,6 +67,7 @@ async function converge(
       : { kind: 'not-seen', bySweep: work.some((item) => item.value.sweep) },
     observation && decideScope(deps.policy, observation),
     now,
+    operator,
   );
   // Store before announce: an announcement can be repeated, a look at what was announced and never stored
   // finds nothing.

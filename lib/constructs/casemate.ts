@@ -403,7 +403,7 @@ export class Casemate extends Construct {
       'rotate-disk-key': rotate,
     } = this.functions;
 
-    this.state.grant(observe.role, { reads: ['vm'], puts: ['vm'] });
+    this.state.grant(observe.role, { reads: ['vm', 'operator'], puts: ['vm'] });
     this.state.grant(issue.role, { reads: ['vm', 'disk'], puts: ['disk'] });
     this.state.grant(ingest.role, {
       reads: ['vm', 'enrol', 'tpm', 'posture', 'nonce', 'collateral'],

@@ -1,5 +1,7 @@
 import * as z from 'zod';
 import { accountId, groupId, instanceId, interfaceId, region, utcTime, volumeId } from './ids.ts';
+import type { OperatorItem } from './operator.ts';
+import { demands, nextDemands } from './requirements.ts';
 
 export const vmState = z.enum(['pending', 'running', 'stopping', 'stopped', 'shutting-down', 'terminated']);
 export type VmState = z.infer<typeof vmState>;
@@ -41,6 +43,8 @@ export const observation = z.strictObject({
   tags: z.record(z.string(), z.string()),
   amdSevSnp: z.enum(['enabled', 'disabled']).nullable(),
   nestedVirtualization: z.enum(['enabled', 'disabled']).nullable(),
+  /** CpuOptions.ThreadsPerCore. */
+  threadsPerCore: z.number().int().positive().nullish(),
   interfaces: z.array(observedInterface),
   volumes: z.array(observedVolume),
 });
@@ -57,6 +61,8 @@ export const vmItem = z.strictObject({
   managed: z.boolean(),
   /** In scope by what was decided before, though its tags now say otherwise. */
   leavingScope: z.boolean(),
+  /** What its tags demand of its hardware, and demanded before if nobody confirmed less. */
+  demands: demands.optional(),
   decision: z.strictObject({ at: utcTime, reasons: z.array(z.string()), policies: z.array(z.string()) }),
   /** First sweep that did not see it. */
   missingSince: utcTime.nullable(),
@@ -97,6 +103,7 @@ export function nextVm(
   sighting: Sighting,
   scope: ScopeDecision | undefined,
   now: Date,
+  operator?: Pick<OperatorItem, 'demandLess'>,
 ): VmUpdate {
   if (sighting.kind === 'not-seen') {
     if (!known || known.gone || !sighting.bySweep) return { kind: 'unchanged' };
@@ -113,11 +120,13 @@ export function nextVm(
   const gone = sighting.observation.state === 'terminated';
   const managed = scope.inScope || (known?.managed ?? false);
   const leavingScope = managed && !scope.inScope;
+  const standing = nextDemands(known?.demands, sighting.observation.tags, operator?.demandLess, now);
   const next: Omit<VmItem, 'pk' | 'version'> = {
     observation: sighting.observation,
     firstSeenAt: known?.firstSeenAt ?? now.toISOString(),
     managed,
     leavingScope,
+    ...(standing && { demands: standing }),
     decision: {
       at: now.toISOString(),
       reasons: leavingScope ? ['LEAVING_SCOPE'] : [...scope.reasons],
@@ -135,6 +144,7 @@ function sameVm(known: VmItem, next: Omit<VmItem, 'pk' | 'version'>): boolean {
       observation: vm.observation,
       managed: vm.managed,
       leavingScope: vm.leavingScope,
+      demands: vm.demands,
       missing: vm.missingSince !== null,
       gone: vm.gone,
       reasons: vm.decision.reasons,

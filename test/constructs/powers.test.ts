@@ -223,7 +223,7 @@ describe('the kinds of the state table', () => {
 
   /** docs/architecture.md, "Functions". */
   const KINDS: Record<Exclude<FunctionName, 'sweep'>, Record<string, string[]>> = {
-    'observe-vm': { BatchGetItem: ['vm'], PutItem: ['vm'] },
+    'observe-vm': { BatchGetItem: ['vm', 'operator'], PutItem: ['vm'] },
     'issue-disk-keys': { BatchGetItem: ['vm', 'disk'], PutItem: ['disk'] },
     'ingest-report': {
       BatchGetItem: ['vm', 'enrol', 'tpm', 'posture', 'nonce', 'collateral'],

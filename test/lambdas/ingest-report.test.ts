@@ -258,6 +258,29 @@ describe('a posture', () => {
   });
 });
 
+describe('what the tags demand of the hardware', () => {
+  const demanding = (value: string) =>
+    start({}, { tags: { 'casemate:protect': 'true', 'casemate:require': value } });
+
+  test('keeps a VM in probation that does not show it, and lets out one that does', async () => {
+    await demanding('iommu mitigation:mds');
+    await send(report(1, { facts: [...GOOD_FACTS, fact('virt.iommu', 'unknown')] }));
+    expect(posture()).toMatchObject({
+      verdict: 'unproven',
+      reasons: ['IOMMU_INACTIVE', 'MITIGATION_MISSING'],
+    });
+    const shown = [fact('virt.iommu', 'present'), fact('kernel.vulnerability.mds', 'absent')];
+    await send(report(2, { facts: [...GOOD_FACTS, ...shown] }));
+    expect(posture()).toMatchObject({ verdict: 'compliant', reasons: ['POSTURE_PROVEN'] });
+  });
+
+  test('is refused where nobody knows what it is', async () => {
+    await demanding('iomu');
+    await send(report(1));
+    expect(posture()).toMatchObject({ verdict: 'unproven', reasons: ['UNKNOWN_REQUIREMENT'] });
+  });
+});
+
 describe('when AWS says no', () => {
   const throttled = () => Object.assign(new Error('Rate exceeded'), { name: 'ThrottlingException' });
 

@@ -27,11 +27,13 @@ function facts(said: Said = {}): ReturnType<typeof cedarFacts> {
   );
   return cedarFacts(all);
 }
+const DEMANDS = { requires: [], requiredMitigations: [], mitigated: [] };
 const posture = (said: Said = {}, overrides: object = {}) => ({
   facts: facts(said),
   enrolled: true,
   contradicted: false,
   missedReports: 0,
+  ...DEMANDS,
   ...overrides,
 });
 const release = (said: Said = {}, overrides: object = {}) => ({
@@ -42,6 +44,7 @@ const release = (said: Said = {}, overrides: object = {}) => ({
   mode: 'enforce',
   held: false,
   contained: false,
+  ...DEMANDS,
   ...overrides,
 });
 
@@ -113,7 +116,7 @@ describe('a question that is not put right is denied', () => {
     ['with a fact missing', posture({}, { facts: { 'mem.swap': facts()['mem.swap'] } })],
     [
       'with a fact that policy does not know',
-      posture({}, { facts: { ...facts(), 'cpu.smt': facts()['mem.swap'] } }),
+      posture({}, { facts: { ...facts(), 'cpu.family': facts()['mem.swap'] } }),
     ],
     ['with a text for a number', posture({}, { missedReports: 'none' })],
   ])('%s', (_, context) => {

@@ -3,6 +3,7 @@ import { describe, expect, test } from '@jest/globals';
 import * as fc from 'fast-check';
 import { POLICY_ACTIONS, type PolicyAction } from '../../lib/domain/policy.ts';
 import { POLICY_FACTS } from '../../lib/domain/policy-facts.ts';
+import { REQUIREMENTS } from '../../lib/domain/requirements.ts';
 import { PolicySetError } from '../../lib/policy/cedar.ts';
 import { compilePolicies, type PolicySources, readPolicySources } from '../../lib/policy/compile.ts';
 import type { PolicyResource, PolicyVm } from '../../lib/policy/engine.ts';
@@ -24,6 +25,9 @@ const TRICKY = [
   'principal == Casemate::Vm::"i-0a1b2c3d4e5f60718"',
   'principal is Casemate::Vm && principal has autoScalingGroup && principal.autoScalingGroup == "web"',
   'principal.hasTag(principal.imageId)',
+  'context.requires.contains(principal.imageId)',
+  'context.requires.contains("mds") && context.facts["mem.swap"].source == "claimed"',
+  'context.requires.containsAny(context.mitigated)',
   'principal.hasTag("casemate:evidence") && context.facts["attest.nitrotpm"].source == "attested"',
   'principal.hasTag("team") || context.facts["tpm.version"].state == "present"',
   '!principal.hasTag("team") && context.facts["tpm.version"].state == "present"',
@@ -114,11 +118,16 @@ const text = fc.oneof(
 );
 const fact = fc.record({ state: text, source: text, value: text }, { requiredKeys: ['state', 'source'] });
 const facts = fc.record(Object.fromEntries(POLICY_FACTS.map((id) => [id, fact])));
+const names = fc.uniqueArray(
+  fc.oneof(fc.constantFrom('evidence', 'mitigation', 'mds', 'unknown', ...REQUIREMENTS), text),
+);
+const demands = { requires: names, requiredMitigations: names, mitigated: names };
 const posture = fc.record({
   facts,
   enrolled: fc.boolean(),
   contradicted: fc.boolean(),
   missedReports: fc.constantFrom(0, 1, 2, Number.MAX_SAFE_INTEGER),
+  ...demands,
 });
 const contexts: Record<PolicyAction, fc.Arbitrary<Record<string, unknown>>> = {
   Manage: fc.constant({}),
@@ -131,6 +140,7 @@ const contexts: Record<PolicyAction, fc.Arbitrary<Record<string, unknown>>> = {
     mode: text,
     held: fc.boolean(),
     contained: fc.boolean(),
+    ...demands,
   }),
   LeaveProbation: posture,
   Quarantine: posture,
@@ -225,10 +235,12 @@ describe('what policies read', () => {
     const { questions } = compilePolicies(cedarWasm(), project);
     expect(questions['LeaveProbation']?.always).not.toHaveProperty(['context', 'facts', 'attest.nitrotpm']);
     expect(questions['LeaveProbation']?.guarded).toContainEqual({
-      guard: { tag: 'casemate:evidence' },
+      guard: { set: ['requires'], contains: 'evidence' },
       reads: {
-        tags: { 'casemate:evidence': 'all' },
-        context: { facts: { 'mem.sev-snp.guest': { source: 'all' }, 'attest.nitrotpm': { source: 'all' } } },
+        context: {
+          requires: 'all',
+          facts: { 'mem.sev-snp.guest': { source: 'all' }, 'attest.nitrotpm': { source: 'all' } },
+        },
       },
     });
   });
