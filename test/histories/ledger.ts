@@ -43,6 +43,10 @@ export interface Sight {
   readonly right: Map<string, Set<string>>;
 }
 
+/** Changed by hand so often within the window, an interface is put back no more. */
+const DRIFTS_PUT_BACK = 3;
+const DRIFT_WINDOW_SECONDS = 600;
+
 /** How long EC2 may show what was before, in seconds of a history. */
 export const STALE_SECONDS = 5;
 
@@ -87,6 +91,12 @@ export function createLedger(world: World) {
     const before = all.filter((version) => version.at < sight.began).slice(-1);
     return [...before, ...all.filter((version) => version.at >= sight.began)].map((version) => version.row);
   };
+
+  /** How often people changed an interface's groups lately, the last time included. */
+  const edits = (interfaceId: string) =>
+    (byHand.get(interfaceId) ?? []).filter(
+      ({ until }) => until.seconds > seconds() - DRIFT_WINDOW_SECONDS - STALE_SECONDS,
+    ).length;
 
   const note = (interfaceId: string, groups: readonly string[]) => {
     const list = byHand.get(interfaceId) ?? [];
@@ -317,7 +327,10 @@ export function createLedger(world: World) {
           if (!record) violated(`${eni.id} is not known`);
           if (eni.requesterManaged) continue;
           if (profile !== 'workload') {
-            if (!isFence(own, eni.groups, profile, vpcOf(vm, eni))) {
+            if (isFence(own, eni.groups, profile, vpcOf(vm, eni))) continue;
+            const reasons = (row?.['reasons'] ?? []) as readonly string[];
+            if (reasons.includes('DRIFT_FOUGHT') && edits(eni.id) > DRIFTS_PUT_BACK) whole = false;
+            else {
               violated(`${vm.id} belongs in ${profile}, and ${eni.id} has ${eni.groups}`);
             }
             continue;
