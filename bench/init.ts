@@ -58,6 +58,7 @@ async function variantsOf(fn: DeployedFunction): Promise<ReadonlyMap<Variant, UR
   if (fn.decidesByPolicy) {
     copyFileSync(join(fn.folder, 'cedar_wasm_bg.wasm'), join(fn.folder, 'bare', 'cedar_wasm_bg.wasm'));
     variants.set('own-without-cedar', put('own-without-cedar', (await withoutCedar(fn.name)).code));
+    copyFileSync(join(fn.folder, 'policies.json'), join(fn.folder, 'own-without-cedar', 'policies.json'));
     // What else lies beside the bundle is read as ever; of the wasm nothing.
     cpSync(join(fn.folder, 'policies'), join(fn.folder, 'own-without-cedar', 'policies'), {
       recursive: true,

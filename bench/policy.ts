@@ -39,8 +39,15 @@ const facts = {
 };
 const disk = { type: 'Disk', id: '11111111-2222-4333-8444-555555555555', sizeGiB: 20 } as const;
 const fleet = { type: 'Fleet', id: '123456789012/eu-west-1' } as const;
+const demands = { requires: [], requiredMitigations: [], mitigated: [] };
 // As the functions ask: cedarFacts is part of each decision.
-const posture = () => ({ facts: cedarFacts(facts), enrolled: true, contradicted: false, missedReports: 0 });
+const posture = () => ({
+  facts: cedarFacts(facts),
+  enrolled: true,
+  contradicted: false,
+  missedReports: 0,
+  ...demands,
+});
 const decisions: Record<PolicyAction, () => PolicyDecision> = {
   Manage: () => engine.decide('Manage', vm, fleet, {}),
   IssueKey: () => engine.decide('IssueKey', vm, disk, { managed: true }),
@@ -53,6 +60,7 @@ const decisions: Record<PolicyAction, () => PolicyDecision> = {
       mode: 'enforce',
       held: false,
       contained: false,
+      ...demands,
     }),
   AdoptDisk: () =>
     engine.decide('AdoptDisk', vm, disk, {

@@ -1,13 +1,13 @@
 import { X509Certificate } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { type EvidencePolicies, parsePolicyFile } from '../lib/domain/evidence/policy-file.ts';
-import { createPolicyEngine, type PolicyEngine, readPolicySources } from '../lib/policy/engine.ts';
+import { type CompiledPolicies, createPolicyEngine, type PolicyEngine } from '../lib/policy/engine.ts';
 
-/** The engine out of the files that lie beside the bundle: Cedar's wasm, and the folder of policies. */
+/** The engine out of the files that lie beside the bundle: Cedar's wasm, and the policies as compiled at synth. */
 export function bundledPolicyEngine(): PolicyEngine {
   return createPolicyEngine(
     readFileSync(new URL('./cedar_wasm_bg.wasm', import.meta.url)),
-    readPolicySources(new URL('./policies/', import.meta.url)),
+    JSON.parse(readFileSync(new URL('./policies.json', import.meta.url), 'utf8')) as CompiledPolicies,
   );
 }
 

@@ -65,7 +65,18 @@ program
     const view = viewOf(record, now);
     const open = divergences(record, connection.enforcement, now);
     if (options.json) {
-      print(JSON.stringify({ ...view, divergences: open, observation: record.vm.observation }, null, 2));
+      print(
+        JSON.stringify(
+          {
+            ...view,
+            divergences: open,
+            demands: record.vm.demands ?? null,
+            observation: record.vm.observation,
+          },
+          null,
+          2,
+        ),
+      );
       return;
     }
     print(fleetTable([view], process.stdout));
@@ -78,6 +89,11 @@ program
           .join(' ') || '-'
       }`,
     );
+    const demanded = record.vm.demands;
+    if (demanded) {
+      const less = demanded.fewerSince ? `, its tags less since ${demanded.fewerSince}` : '';
+      print(`demands    ${plain(demanded.standing.join(' '))}${less}`);
+    }
     print(`converged  ${open.length === 0 ? 'yes' : `no: ${open.join(', ')}`}`);
     const standing = record.posture?.standing;
     if (standing) {
@@ -137,7 +153,7 @@ program
 addIsolationCommands(program, connected);
 program.addCommand(eventsCommand());
 program.addCommand(localCommand());
-program.addCommand(policyCommand());
+program.addCommand(policyCommand(connected));
 program.addCommand(verifyCommand());
 
 interface Decision {

@@ -1,9 +1,11 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { Command } from 'commander';
-import { CEDAR_WASM, POLICY_FOLDER } from '../../lib/constructs/policies.ts';
+import { getItems } from '../../lambdas/aws/dynamodb.ts';
+import { CEDAR_WASM, POLICY_FOLDER, validatePolicies } from '../../lib/constructs/policies.ts';
 import { parsePolicyFile } from '../../lib/domain/evidence/policy-file.ts';
+import { droppedDemands } from '../../lib/domain/requirements.ts';
+import { vmItem } from '../../lib/domain/vm.ts';
 import {
   type CaseResult,
   PolicyCasesError,
@@ -11,7 +13,11 @@ import {
   parsePolicyCases,
   testPolicies,
 } from '../../lib/policy/cases.ts';
-import { createPolicyEngine, type PolicySet, readPolicySources } from '../../lib/policy/engine.ts';
+import { createPolicyEngine, type PolicySet } from '../../lib/policy/engine.ts';
+import { type Connection, ConnectionError } from './connection.ts';
+import { requireInstanceId } from './fleet.ts';
+import { decide, decisionOf, readOperator } from './operator.ts';
+import { plain, print } from './terminal.ts';
 import { UsageError } from './usage.ts';
 
 interface Options {
@@ -21,10 +27,10 @@ interface Options {
 
 const CASES = '.test.yaml';
 
-/** `casemate policy …`: offline, on a folder of policies. */
-export function policyCommand(): Command {
+/** `casemate policy …`: offline on a folder of policies, and what operators confirm about demands. */
+export function policyCommand(connected: () => Promise<Connection>): Command {
   const command = new Command('policy')
-    .description('check and test the policies of a folder, offline')
+    .description('check and test the policies of a folder; let a VM demand less')
     .showHelpAfterError()
     .exitOverride((error) => {
       process.exit(error.exitCode === 0 ? 0 : 2);
@@ -57,7 +63,41 @@ export function policyCommand(): Command {
     process.exitCode = report.passed ? 0 : 1;
   });
 
+  command
+    .command('relax')
+    .description('confirm that a VM may demand less of its hardware, as its tags say now')
+    .argument('<instance>', 'instance id')
+    .requiredOption('--reason <text>', 'why; it is kept with your name')
+    .action(async (id: string, options: { reason: string }) => {
+      requireInstanceId(id);
+      const connection = await connected();
+      const pk = `vm#${id}`;
+      const table = { client: connection.dynamodb, name: connection.tableName };
+      const [vms, operator] = await Promise.all([
+        getItems(table, [pk], vmItem),
+        readOperator(connection, id),
+      ]);
+      const vm = vms.get(pk);
+      if (!vm) throw new ConnectionError(`${id} was not observed in ${connection.where}; see: casemate vms`);
+      const requirements = [...droppedDemands(vm.demands, vm.observation.tags)];
+      if (requirements.length === 0) {
+        throw new NothingToRelaxError(
+          `${id}: its tags demand all that stands; take a demand from them first`,
+        );
+      }
+      const decision = await decisionOf(connection, options.reason);
+      const what = `demand less: ${requirements.join(' ')}`;
+      const set = { demandLess: { ...decision, requirements } };
+      await decide(connection, operator, { instanceId: id, what, decision, set });
+      print(`${id} may go without ${plain(requirements.join(' '))}: it is looked at within five minutes`);
+    });
+
   return command;
+}
+
+/** The VM demands no less than what stands. */
+class NothingToRelaxError extends Error {
+  override readonly name = 'NothingToRelaxError';
 }
 
 /** @throws PolicySetError, PolicyFileError; UsageError when there is no such folder */
@@ -67,10 +107,7 @@ function readPolicySet(folder: string): PolicySet {
   }
   const evidence = join(folder, 'evidence.json');
   if (existsSync(evidence)) parsePolicyFile(JSON.parse(readFileSync(evidence, 'utf8')));
-  return createPolicyEngine(
-    readFileSync(CEDAR_WASM),
-    readPolicySources(pathToFileURL(join(resolve(folder), '/'))),
-  );
+  return createPolicyEngine(readFileSync(CEDAR_WASM), validatePolicies(resolve(folder)));
 }
 
 function readCases(folder: string) {
@@ -119,8 +156,4 @@ function failureLines({ case: { file, action, it, expected }, actual }: CaseResu
     `  decided   ${answer(actual)}`,
     ...actual.errors.map((error) => `  error     ${error}`),
   ];
-}
-
-function print(text: string): void {
-  process.stdout.write(`${text}\n`);
 }

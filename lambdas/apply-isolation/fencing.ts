@@ -169,7 +169,7 @@ export async function start(
         ...(fence.profile === 'quarantine' ? stepReasons(before?.steps ?? []) : []),
       ],
       mode,
-      applied: plan.changes.length === 0 && known.settled,
+      applied: isWhole(plan) && known.settled,
       interfaces: mode === 'enforce' ? plan.records : notTaken(plan, on),
       drift: mode === 'enforce' ? [...plan.drift, ...known.drift] : [],
       steps: before?.steps ?? [],
@@ -198,6 +198,11 @@ export async function start(
     interfaces.filter((eni) => eni.groups.some((group) => cutGroups.has(group))).map((eni) => eni.id),
   );
   return { ...on, plan, item, gone, stoodOpen };
+}
+
+/** Nothing is to be changed, and nothing that Casemate may change is left as it should not be. */
+function isWhole(plan: IsolationPlan): boolean {
+  return plan.changes.length === 0 && plan.left.every((left) => left.reason === 'REQUESTER_MANAGED');
 }
 
 /** EC2 says both, by whether the id was ever one of a group. */

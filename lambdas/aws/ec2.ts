@@ -238,6 +238,7 @@ function toObservation(
     amdSevSnp: instance.CpuOptions ? (instance.CpuOptions.AmdSevSnp ?? 'disabled') : null,
     nestedVirtualization: nestedVirtualization(instance),
     hibernation: hibernation(instance),
+    threadsPerCore: instance.CpuOptions?.ThreadsPerCore ?? null,
     interfaces: (instance.NetworkInterfaces ?? [])
       .map((eni) => ({
         id: eni.NetworkInterfaceId,

@@ -4,7 +4,7 @@ import { type Hints, hintsOf } from '../../lib/domain/hints.ts';
 import { type OperatorItem, operatorItem } from '../../lib/domain/operator.ts';
 import { nextVm, type Observation, type ScopeDecision, type VmItem, vmItem } from '../../lib/domain/vm.ts';
 import type { PolicyEngine } from '../../lib/policy/engine.ts';
-import { getItems, type Items, putVersioned, type Table } from '../aws/dynamodb.ts';
+import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
 import { instancesOfInterfaces, instancesOfVolumes, observeVms } from '../aws/ec2.ts';
 import type { Announce } from '../aws/eventbridge.ts';
 import { awaitedLater, createQueueHandler, oncePerVm, type QueueDeps, type Work } from '../queue-function.ts';
@@ -29,13 +29,17 @@ export function createHandler(deps: Deps) {
         hints.instanceIds.length > 0 ? hints.instanceIds : users.ids;
       const ids = [...new Set(work.flatMap((item) => vmsOf(item.value)))];
       // Read before looking: whoever wrote after this has looked no earlier, and this write then fails.
-      const known = await getItems(deps.table, ids.map(keyOf), vmItem);
-      const [seen, operators] = await Promise.all([
-        observeVms(deps.ec2, deps.region, ids),
-        operatorsOfLeaving(deps.table, known),
+      const [known, operators] = await Promise.all([
+        getItems(deps.table, ids.map(keyOf), vmItem),
+        getItems(
+          deps.table,
+          ids.map((id) => `operator#${id}`),
+          operatorItem,
+        ),
       ]);
+      const seen = await observeVms(deps.ec2, deps.region, ids);
       const outcomes = oncePerVm(work, vmsOf, (id, items) =>
-        converge(deps, id, known.get(keyOf(id)), seen.get(id), items, operators),
+        converge(deps, id, known.get(keyOf(id)), seen.get(id), operators.get(`operator#${id}`), items),
       );
       // Messages that name their VM do not wait for the call that the others need.
       return outcomes.map((outcome, i) =>
@@ -52,8 +56,8 @@ async function converge(
   id: string,
   known: VmItem | undefined,
   observation: Observation | undefined,
+  operator: OperatorItem | undefined,
   work: readonly Work<Hints>[],
-  operators: Items<OperatorItem>,
 ): Promise<void> {
   const now = deps.now();
   const update = nextVm(
@@ -63,7 +67,7 @@ async function converge(
       : { kind: 'not-seen', bySweep: work.some((item) => item.value.sweep) },
     observation && decideScope(deps.policy, observation),
     now,
-    known?.leavingScope ? operators.get(`operator#${id}`)?.leaveScope : undefined,
+    operator,
   );
   // Store before announce: an announcement can be repeated, a look at what was announced and never stored
   // finds nothing.
@@ -84,16 +88,6 @@ async function converge(
       gone: vm.gone,
     },
   });
-}
-
-/** What operators said of the VMs that want to leave scope; the others are not asked about. */
-function operatorsOfLeaving(table: Table, known: Items<VmItem>): Promise<Items<OperatorItem>> {
-  const leaving = known.values().filter((vm) => vm.leavingScope);
-  return getItems(
-    table,
-    leaving.map((vm) => `operator#${vm.observation.instanceId}`),
-    operatorItem,
-  );
 }
 
 function decideScope(policy: PolicyEngine, vm: Observation): ScopeDecision {

@@ -106,14 +106,18 @@ export class PipelineFunction extends Construct {
   }
 }
 
+const COMPILE = join(PACKAGE_ROOT, 'lib/policy/compile.ts');
+
 /**
  * Cedar's wasm and the policies are read from beside the bundle: esbuild would have to inline 4 MB of wasm
- * as text otherwise, and the policies would be compiled into code that an operator cannot look at.
+ * as text otherwise, and the policies would be compiled into code that an operator cannot look at. What the
+ * functions read of Cedar's policies is policies.json: checked and compiled here, not at each start.
  */
 const POLICIES = (output: string) => [
   `cp "${CEDAR_WASM}" "${output}"`,
   `mkdir -p "${output}/policies"`,
   `cp -r "${POLICY_FOLDER}"/. "${output}/policies"`,
+  `"${process.execPath}" --no-warnings "${COMPILE}" "${CEDAR_WASM}" "${POLICY_FOLDER}" "${output}/policies.json"`,
 ];
 
 function besideTheBundle(commands: (output: string) => string[]): nodejs.ICommandHooks {

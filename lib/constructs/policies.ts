@@ -3,7 +3,8 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { type ProbationEgress, type Profiles, parseProfiles } from '../domain/profiles.ts';
-import { createPolicyEngine, readPolicySources } from '../policy/engine.ts';
+import { compilePolicies, readPolicySources } from '../policy/compile.ts';
+import type { CompiledPolicies } from '../policy/engine.ts';
 
 /** The policies and their schema, as they are deployed. */
 export const POLICY_FOLDER = fileURLToPath(new URL('../../policies/', import.meta.url));
@@ -31,6 +32,6 @@ export function validateProfiles(file: string, egress: ProbationEgress): Profile
  *
  * @throws PolicySetError naming the file and the fault
  */
-export function validatePolicies(folder: string = POLICY_FOLDER): void {
-  createPolicyEngine(readFileSync(CEDAR_WASM), readPolicySources(pathToFileURL(join(folder, '/'))));
+export function validatePolicies(folder: string = POLICY_FOLDER): CompiledPolicies {
+  return compilePolicies(readFileSync(CEDAR_WASM), readPolicySources(pathToFileURL(join(folder, '/'))));
 }

@@ -9,6 +9,7 @@ import type { OperatorItem } from './operator.ts';
 import type { PolicyDecision } from './policy.ts';
 import type { PolicyFactId } from './policy-facts.ts';
 import { type PostureItem, policyFacts, standingVerdict, type Verdict } from './posture.ts';
+import { type DemandContext, demandContext } from './requirements.ts';
 import type { VmItem } from './vm.ts';
 
 export const releaseOutcome = z.enum(['released', 'refused']);
@@ -50,7 +51,7 @@ export type ReleaseItem = z.infer<typeof releaseItem>;
 export const RELEASES_KEPT = 20;
 
 /** What policy decides a release by; `schema.cedarschema` says the same. */
-export interface ReleaseContext {
+export interface ReleaseContext extends DemandContext {
   readonly facts: Record<PolicyFactId, SourcedFact>;
   readonly verdict: Verdict;
   readonly profile: Profile;
@@ -108,6 +109,7 @@ export function decideRelease(facts: ReleaseFacts, ask: AskReleasePolicy): Relea
   const attested = freshAttestations(posture?.attestations ?? [], facts.evidenceMaxAgeSeconds, now);
   const policy = ask({
     facts: policyFacts({ facts: posture?.facts ?? [] }, vm, attested),
+    ...demandContext(vm.demands, vm.observation.tags, posture?.facts ?? []),
     verdict: standing.verdict,
     profile,
     isolated: facts.isolation?.applied === true,

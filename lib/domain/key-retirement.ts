@@ -79,16 +79,14 @@ function begin(disk: DiskState, operator: OperatorItem | undefined): Begun {
     (asked.generation === undefined || asked.generation === g.generation) &&
     // A key that came after the asking is not what was asked about.
     Date.parse(g.issuedAt) <= Date.parse(asked.at);
-  const changes = disk.generations
-    .filter(wanted)
-    .map(
-      ({ generation }): GenerationChange => ({
-        generation,
-        state: 'retiring',
-        retireAfter,
-        reasons: ['OPERATOR_ASKED'],
-      }),
-    );
+  const changes = disk.generations.filter(wanted).map(
+    ({ generation }): GenerationChange => ({
+      generation,
+      state: 'retiring',
+      retireAfter,
+      reasons: ['OPERATOR_ASKED'],
+    }),
+  );
   if (changes.length === 0) return { disk, changes };
   const generations = disk.generations.map((g) =>
     wanted(g) ? { ...g, state: 'retiring' as const, retireAfter } : g,

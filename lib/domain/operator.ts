@@ -40,6 +40,8 @@ export const operatorItem = z.strictObject({
   workloadGroups: z.record(z.string(), z.array(z.string())).optional(),
   /** Whose VM it is, confirmed: its tag may say so from now on. */
   tenant: decided.extend({ tenant: z.string().min(1) }).optional(),
+  /** The VM may demand less: exactly these of what it demanded before. */
+  demandLess: decided.extend({ requirements: z.array(z.string()).min(1) }).optional(),
   /** Newest first, at most 20. */
   history: z.array(decided.extend({ what: z.string() })),
 });

@@ -2,9 +2,11 @@ import * as z from 'zod';
 import { type Attestation, attestation, attestedFact, freshAttestations } from './attestation.ts';
 import { factSchema, type SourcedFact } from './fact.ts';
 import { instanceId, utcTime } from './ids.ts';
+import { memoryEncrypted } from './instance-type.ts';
 import type { PolicyDecision } from './policy.ts';
 import { POLICY_FACTS, type PolicyFactId } from './policy-facts.ts';
 import { type EnrolItem, type ReportJudgement, reportStanding } from './report.ts';
+import { type DemandContext, demandContext } from './requirements.ts';
 import { canonicalJson, type VmItem } from './vm.ts';
 
 /** `unproven` is where everything starts and falls back to. */
@@ -73,6 +75,9 @@ export function policyFacts(
   });
   facts['ec2.amd-sev-snp'] = asserted(vm.observation.amdSevSnp);
   facts['ec2.nested-virtualization'] = asserted(vm.observation.nestedVirtualization);
+  const { threadsPerCore, instanceType } = vm.observation;
+  facts['ec2.smt'] = asserted(threadsPerCore == null ? null : threadsPerCore > 1 ? 'enabled' : 'disabled');
+  facts['ec2.memory-encryption'] = asserted(memoryEncrypted(instanceType) ? 'enabled' : null);
   for (const { format, value } of attestations) {
     facts[attestedFact(format)] = { state: 'present', source: 'attested', value };
   }
@@ -85,7 +90,7 @@ export type AskPosturePolicy = (
   context: PosturePolicyContext,
 ) => PolicyDecision;
 
-export interface PosturePolicyContext {
+export interface PosturePolicyContext extends DemandContext {
   readonly facts: Record<PolicyFactId, SourcedFact>;
   readonly enrolled: boolean;
   readonly contradicted: boolean;
@@ -120,6 +125,7 @@ export function assessPosture(
     enrolled: enrolment !== undefined,
     contradicted: posture.contradicted,
     missedReports: posture.standing?.missing ?? 0,
+    ...demandContext(vm.demands, vm.observation.tags, posture.facts),
   };
   // The first of report and evidence to grow old has the verdict looked at again.
   const ends = [

@@ -170,6 +170,20 @@ export const REASONS = {
   TPM_NOT_OF_INSTANCE:
     'The TPM is not the one that EC2 reports for the instance: it has another endorsement key, or it could not open the credential.',
   // Policies: hardware-aware rules
+  UNKNOWN_REQUIREMENT:
+    'The tag casemate:require or casemate:evidence demands something that Casemate does not know: correct it (docs/policies.md).',
+  NESTED_PAGING_MISSING:
+    'VT-x or AMD-V with nested paging is demanded: use a .metal type, or one with NestedVirtualization enabled, and run the agent as root.',
+  IOMMU_INACTIVE: 'An active IOMMU is demanded: use a type that shows one, and boot with it switched on.',
+  SMT_ACTIVE:
+    'Threads that share no core are demanded: launch with CpuOptions ThreadsPerCore=1, or boot with nosmt.',
+  SNP_NOT_ATTESTED: 'Attested SEV-SNP is demanded, and no fresh report of the VM was verified.',
+  MEMORY_ENCRYPTION_NOT_ASSERTED:
+    'Memory that the platform encrypts is demanded, and AWS does not say so of this instance type.',
+  MEMORY_MAY_REACH_DISK:
+    'Memory must not reach a disk in the clear: encrypt swap or turn it off, and boot with nohibernate.',
+  MITIGATION_MISSING:
+    'A mitigation that is demanded is not active, or could not be read: update kernel and microcode; drop mitigations=off.',
   // Isolation
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
   NO_GROUPS_IN_VPC:

@@ -37,9 +37,9 @@ export function planSweep(
     const found = divergences(record, enforcement, now);
     if (found.length > 0) diverged.set(id, found);
     // The rules of the groups are put right when a fenced VM is looked at: one for each VPC.
-    const { vpcId } = record.vm.observation;
-    if (record.isolation?.mode === 'enforce' && vpcId && record.isolation.profile !== 'workload') {
-      healers.set(vpcId, id);
+    // A VM can have interfaces in several.
+    if (record.isolation?.mode === 'enforce' && record.isolation.profile !== 'workload') {
+      for (const { vpcId } of record.vm.observation.interfaces) healers.set(vpcId, id);
     }
     const ageSeconds = (now.getTime() - Date.parse(record.vm.firstSeenAt)) / 1000;
     if (ageSeconds > KEY_OVERDUE_SECONDS) overdueVolumes.push(...volumesWithoutKey(record));

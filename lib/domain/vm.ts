@@ -1,5 +1,7 @@
 import * as z from 'zod';
 import { accountId, groupId, instanceId, interfaceId, region, utcTime, volumeId } from './ids.ts';
+import type { OperatorItem } from './operator.ts';
+import { demands, nextDemands } from './requirements.ts';
 
 export const vmState = z.enum(['pending', 'running', 'stopping', 'stopped', 'shutting-down', 'terminated']);
 export type VmState = z.infer<typeof vmState>;
@@ -43,6 +45,8 @@ export const observation = z.strictObject({
   nestedVirtualization: z.enum(['enabled', 'disabled']).nullable(),
   /** Whether the memory may be written to the root volume, keys in it (docs/adr/0011). */
   hibernation: z.enum(['configured', 'absent']).nullish(),
+  /** CpuOptions.ThreadsPerCore. */
+  threadsPerCore: z.number().int().positive().nullish(),
   interfaces: z.array(observedInterface),
   volumes: z.array(observedVolume),
 });
@@ -59,6 +63,8 @@ export const vmItem = z.strictObject({
   managed: z.boolean(),
   /** In scope by what was decided before, though its tags now say otherwise. */
   leavingScope: z.boolean(),
+  /** What its tags demand of its hardware, and demanded before if nobody confirmed less. */
+  demands: demands.optional(),
   decision: z.strictObject({ at: utcTime, reasons: z.array(z.string()), policies: z.array(z.string()) }),
   /** Since when the tags say otherwise; an operator's word counts when it is younger. */
   leavingSince: utcTime.optional(),
@@ -102,7 +108,7 @@ export function nextVm(
   sighting: Sighting,
   scope: ScopeDecision | undefined,
   now: Date,
-  leaveScope?: { readonly at: string },
+  operator?: Pick<OperatorItem, 'demandLess' | 'leaveScope'>,
 ): VmUpdate {
   if (sighting.kind === 'not-seen') {
     if (!known || known.gone || !sighting.bySweep) return { kind: 'unchanged' };
@@ -119,15 +125,19 @@ export function nextVm(
   const gone = sighting.observation.state === 'terminated';
   const since = known?.leavingScope ? (known.leavingSince ?? known.decision.at) : undefined;
   const mayLeave =
-    since !== undefined && leaveScope !== undefined && Date.parse(leaveScope.at) >= Date.parse(since);
+    since !== undefined &&
+    operator?.leaveScope !== undefined &&
+    Date.parse(operator.leaveScope.at) >= Date.parse(since);
   const managed = scope.inScope || ((known?.managed ?? false) && !mayLeave);
   const leavingScope = managed && !scope.inScope;
+  const standing = nextDemands(known?.demands, sighting.observation.tags, operator?.demandLess, now);
   const next: Omit<VmItem, 'pk' | 'version'> = {
     observation: sighting.observation,
     firstSeenAt: known?.firstSeenAt ?? now.toISOString(),
     managed,
     leavingScope,
     ...(leavingScope ? { leavingSince: since ?? now.toISOString() } : {}),
+    ...(standing && { demands: standing }),
     decision: {
       at: now.toISOString(),
       reasons: leavingScope
@@ -149,6 +159,7 @@ function sameVm(known: VmItem, next: Omit<VmItem, 'pk' | 'version'>): boolean {
       observation: vm.observation,
       managed: vm.managed,
       leavingScope: vm.leavingScope,
+      demands: vm.demands,
       missing: vm.missingSince !== null,
       gone: vm.gone,
       reasons: vm.decision.reasons,

@@ -6,6 +6,7 @@ import { POLICY_FACTS, type PolicyFactId } from '../domain/policy-facts.ts';
 import { vmState } from '../domain/vm.ts';
 import {
   cedarFacts,
+  isAbout,
   type Policy,
   type PolicyEngine,
   type PolicyResource,
@@ -205,7 +206,7 @@ export function policyCoverage(policies: readonly Policy[], results: readonly Ca
   const neverDetermining: string[] = [];
   const alwaysDetermining: string[] = [];
   for (const { id, actions } of policies) {
-    const about = results.filter(({ case: one }) => actions === null || actions.includes(one.action));
+    const about = results.filter(({ case: one }) => isAbout({ actions }, one.action));
     const determined = about.filter(({ actual }) => actual.policies.includes(id)).length;
     if (determined === 0) neverDetermining.push(id);
     else if (determined === about.length) alwaysDetermining.push(id);

@@ -1,19 +1,52 @@
-import { readdirSync, readFileSync } from 'node:fs';
 import * as cedar from '@cedar-policy/cedar-wasm/web';
 import type { SourcedFact } from '../domain/fact.ts';
 import type { PolicyAction, PolicyDecision } from '../domain/policy.ts';
 import type { Observation } from '../domain/vm.ts';
+import { startCedar, succeeded } from './cedar.ts';
+import {
+  bothRead,
+  cut,
+  type Guard,
+  type GuardedReads,
+  misfit,
+  type Reads,
+  type ValueType,
+} from './request.ts';
 
-/** The policies are wrong: they do not parse, do not validate against the schema, or lack an annotation. */
-export class PolicySetError extends Error {
-  override readonly name = 'PolicySetError';
+/** One policy, as its file states it. */
+export interface Policy {
+  readonly id: string;
+  readonly reason: string;
+  readonly file: string;
+  readonly effect: 'permit' | 'forbid';
+  /** The actions that its head names; null when it is about all of them. */
+  readonly actions: readonly string[] | null;
+  /** Its denial holds in `observe`, too: `@observe("refuse")`. */
+  readonly refusesInObserve: boolean;
+  readonly text: string;
 }
 
-export interface PolicySources {
-  /** Text of `schema.cedarschema`. */
-  readonly schema: string;
-  /** File name to text of each `.cedar` file. */
-  readonly policies: ReadonlyMap<string, string>;
+/** Whether a policy can decide about an action. */
+export function isAbout(policy: Pick<Policy, 'actions'>, action: string): boolean {
+  return policy.actions === null || policy.actions.includes(action);
+}
+
+/** What requests of one action look like, and what its policies read of them. */
+export interface Question {
+  readonly resources: readonly string[];
+  readonly context: ValueType;
+  /** What its policies read of every request, and what some read where their guard holds. */
+  readonly always: Reads;
+  readonly guarded: readonly GuardedReads[];
+}
+
+/** Policies that were checked against their schema, ready to be asked: `compilePolicies` makes it. */
+export interface CompiledPolicies {
+  readonly policies: readonly Policy[];
+  /** Attributes of the principal, and of each type of resource. */
+  readonly vm: ValueType;
+  readonly resources: Readonly<Record<string, ValueType>>;
+  readonly questions: Readonly<Record<string, Question>>;
 }
 
 /** What policies may know of a VM. */
@@ -40,114 +73,44 @@ export interface PolicyEngine {
   ): PolicyDecision;
 }
 
-/** One policy, as its file states it. */
-export interface Policy {
-  readonly id: string;
-  readonly reason: string;
-  readonly file: string;
-  readonly effect: 'permit' | 'forbid';
-  /** The actions that its head names; null when it is about all of them. */
-  readonly actions: readonly string[] | null;
-  /** Its denial holds in `observe`, too: `@observe("refuse")`. */
-  readonly refusesInObserve: boolean;
-}
-
+/** An engine that tells what it decides by. */
 export interface PolicySet extends PolicyEngine {
   readonly policies: readonly Policy[];
-}
-
-/** Reads the schema and all `.cedar` files of a folder, in the order of their names. */
-export function readPolicySources(folder: URL): PolicySources {
-  const files = readdirSync(folder)
-    .filter((name) => name.endsWith('.cedar'))
-    .sort();
-  return {
-    schema: readFileSync(new URL('schema.cedarschema', folder), 'utf8'),
-    policies: new Map(files.map((name) => [name, readFileSync(new URL(name, folder), 'utf8')])),
-  };
 }
 
 const DENIED_BY_ERRORS: ReadonlySet<PolicyAction> = new Set(['ReleaseKey', 'AdoptDisk', 'LeaveProbation']);
 
 let policySets = 0;
-let ready = false;
 
 /**
- * Prepares a policy set once; a decision then takes about 80 microseconds. The first call of the wasm
- * costs tens of milliseconds of lazy compilation, so one decision is made here, in the init phase.
+ * Prepares a policy set once. The first call of the wasm costs tens of milliseconds of lazy compilation, so
+ * one decision is made here, in the init phase.
  *
  * @param wasm the bytes of cedar_wasm_bg.wasm
- * @throws PolicySetError naming the file and the fault
+ * @throws PolicySetError
  */
-export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): PolicySet {
-  if (!ready) {
-    cedar.initSync({ module: wasm as Uint8Array<ArrayBuffer> });
-    ready = true;
-  }
-  const known = new Map<string, Policy>();
-  const staticPolicies: Record<string, string> = {};
-  for (const [file, text] of sources.policies) {
-    const parts = cedar.policySetTextToParts(text);
-    if (parts.type === 'failure') throw new PolicySetError(`${file}: ${messages(parts.errors)}`);
-    if (parts.policy_templates.length > 0) throw new PolicySetError(`${file}: templates are not supported`);
-    for (const text of parts.policies) {
-      const policy = describe(file, text);
-      if (known.has(policy.id)) throw new PolicySetError(`${file}: a second policy has @id("${policy.id}")`);
-      staticPolicies[policy.id] = text;
-      known.set(policy.id, policy);
-    }
-  }
-  const validated = cedar.validate({ schema: sources.schema, policies: { staticPolicies } });
-  if (validated.type === 'failure') throw new PolicySetError(messages(validated.errors));
-  if (validated.validationErrors.length > 0) {
-    const faults = validated.validationErrors.map((fault) => `${fault.policyId}: ${fault.error.message}`);
-    throw new PolicySetError(faults.join('; '));
-  }
+export function createPolicyEngine(wasm: Uint8Array, compiled: CompiledPolicies): PolicySet {
+  startCedar(wasm);
+  const known = new Map(compiled.policies.map((policy) => [policy.id, policy]));
+  // One set an action: of a policy about another action Cedar would find out each time that it is.
   const name = `casemate-${policySets++}`;
-  for (const answer of [
-    cedar.preparsePolicySet(name, { staticPolicies }),
-    cedar.preparseSchema(name, sources.schema),
-  ]) {
-    if (answer.type === 'failure') throw new PolicySetError(messages(answer.errors));
+  for (const action of Object.keys(compiled.questions)) {
+    const about = compiled.policies.filter((policy) => isAbout(policy, action));
+    const staticPolicies = Object.fromEntries(about.map(({ id, text }) => [id, text]));
+    succeeded(cedar.preparsePolicySet(`${name}/${action}`, { staticPolicies }));
   }
 
   const engine: PolicySet = {
-    policies: [...known.values()],
+    policies: compiled.policies,
     decide(action, vm, resource, context) {
-      const principal = { type: 'Casemate::Vm', id: vm.instanceId };
-      const target = { type: `Casemate::${resource.type}`, id: resource.id };
-      const answer = isAuthorized({
-        principal,
-        action: { type: 'Casemate::Action', id: action },
-        resource: target,
-        context: context as cedar.Context,
-        entities: [
-          {
-            uid: principal,
-            attrs: {
-              state: vm.state,
-              instanceType: vm.instanceType,
-              imageId: vm.imageId,
-              ...(vm.autoScalingGroup === null ? {} : { autoScalingGroup: vm.autoScalingGroup }),
-            },
-            parents: [],
-            tags: vm.tags,
-          },
-          { uid: target, attrs: resource.type === 'Disk' ? { sizeGiB: resource.sizeGiB } : {}, parents: [] },
-        ],
-        preparsedPolicySetId: name,
-        preparsedSchemaName: name,
-        validateRequest: true,
-      });
-      if (answer.type === 'failure') {
-        const errors = answer.errors.map((error) => error.message);
-        return { allowed: false, reasons: ['POLICY_ERROR'], policies: [], errors, postureAlone: false };
-      }
+      const request = requestOf(compiled, action, vm, resource, context);
+      if (typeof request === 'string') return refusedBy([request]);
+      const answer = isAuthorized({ ...request, preparsedPolicySetId: `${name}/${action}` });
+      if (answer.type === 'failure') return refusedBy(answer.errors.map((error) => error.message));
       const { decision, diagnostics } = answer.response;
       const errors = diagnostics.errors.map((fault) => `${fault.policyId}: ${fault.error.message}`);
       if (decision === 'allow' && errors.length > 0 && DENIED_BY_ERRORS.has(action)) {
-        const erring = diagnostics.errors.map((fault) => fault.policyId).sort();
-        return { allowed: false, reasons: ['POLICY_ERROR'], policies: erring, errors, postureAlone: false };
+        return refusedBy(errors, diagnostics.errors.map((fault) => fault.policyId).sort());
       }
       const policies = [...diagnostics.reason].sort();
       const codes = policies.map((id) => known.get(id)?.reason ?? id);
@@ -167,7 +130,99 @@ export function createPolicyEngine(wasm: Uint8Array, sources: PolicySources): Po
   return engine;
 }
 
-/** Cedar throws, in place of answering, at what its JSON cannot carry, like half of a surrogate pair. */
+function refusedBy(errors: readonly string[], policies: readonly string[] = []): PolicyDecision {
+  return { allowed: false, reasons: ['POLICY_ERROR'], policies, errors, postureAlone: false };
+}
+
+type Request = Pick<
+  cedar.StatefulAuthorizationCall,
+  'principal' | 'action' | 'resource' | 'context' | 'entities'
+>;
+
+/** What Cedar is asked, or how the question does not fit the schema. */
+function requestOf(
+  { vm: vmType, resources, questions }: CompiledPolicies,
+  action: PolicyAction,
+  vm: PolicyVm,
+  resource: PolicyResource,
+  context: Record<string, unknown>,
+): Request | string {
+  const question = questions[action];
+  const resourceType = resources[resource.type];
+  if (!question || !resourceType || !question.resources.includes(resource.type)) {
+    return `the schema declares no ${action} of a ${resource.type}`;
+  }
+  const { instanceId, tags, state, instanceType, imageId, autoScalingGroup } = vm;
+  const vmAttributes = {
+    state,
+    instanceType,
+    imageId,
+    ...(autoScalingGroup === null ? {} : { autoScalingGroup }),
+  };
+  const { type, id, ...resourceAttributes } = resource;
+  const fault =
+    faultOf('principal', misfit(vmAttributes, vmType)) ??
+    faultOf('principal', misfitOfTags(tags)) ??
+    faultOf('resource', misfit(resourceAttributes, resourceType)) ??
+    faultOf('context', misfit(context, question.context));
+  if (fault) return fault;
+  const reads = question.guarded.reduce<Reads>(
+    (all, { guard, reads }) => (holds(guard, tags, context) ? bothRead(all, reads) : all),
+    question.always,
+  ) as Readonly<Record<string, Reads>>;
+  const principal = { type: 'Casemate::Vm', id: instanceId };
+  const target = { type: `Casemate::${type}`, id };
+  const entity = (uid: cedar.TypeAndId, attrs: unknown, tagged: unknown = {}) => ({
+    uid,
+    attrs: attrs as cedar.EntityJson['attrs'],
+    parents: [],
+    tags: tagged as Record<string, string>,
+  });
+  const entities: cedar.EntityJson[] = [];
+  // Of an entity that is not there Cedar says what it says of one without attributes and tags.
+  const readAttributes = cut(vmAttributes, reads['principal'] ?? {});
+  const readTags = cut(tags, reads['tags'] ?? {});
+  if (!isEmpty(readAttributes) || !isEmpty(readTags)) {
+    entities.push(entity(principal, readAttributes, readTags));
+  }
+  if (reads['resource']) entities.push(entity(target, cut(resourceAttributes, reads['resource'])));
+  return {
+    principal,
+    action: { type: 'Casemate::Action', id: action },
+    resource: target,
+    context: cut(context, reads['context'] ?? {}) as cedar.Context,
+    entities,
+  };
+}
+
+function isEmpty(value: unknown): boolean {
+  return Object.keys(value as object).length === 0;
+}
+
+function faultOf(variable: string, fault: string | undefined): string | undefined {
+  return fault && `${variable}${fault}`;
+}
+
+function misfitOfTags(tags: Readonly<Record<string, string>>): string | undefined {
+  for (const [key, value] of Object.entries(tags)) {
+    const fault = misfit(key, 'String') ?? misfit(value, 'String');
+    if (fault) return `: tag ${key}${fault}`;
+  }
+  return undefined;
+}
+
+/** Whether a guard holds of a request that fits the schema. */
+function holds(
+  guard: Guard,
+  tags: Readonly<Record<string, string>>,
+  context: Readonly<Record<string, unknown>>,
+): boolean {
+  if ('tag' in guard) return Object.hasOwn(tags, guard.tag);
+  const set = guard.set.reduce<unknown>((value, name) => (value as Record<string, unknown>)[name], context);
+  return (set as readonly unknown[]).includes(guard.contains);
+}
+
+/** Cedar throws, in place of answering, at what its JSON cannot carry. */
 function isAuthorized(call: cedar.StatefulAuthorizationCall): cedar.AuthorizationAnswer {
   try {
     return cedar.statefulIsAuthorized(call);
@@ -199,29 +254,3 @@ const WARM_UP: PolicyVm = {
   autoScalingGroup: null,
   tags: {},
 };
-
-function describe(file: string, text: string): Policy {
-  const answer = cedar.policyToJson(text);
-  if (answer.type === 'failure') throw new PolicySetError(`${file}: ${messages(answer.errors)}`);
-  const { annotations, effect, action } = answer.json;
-  const { id, reason, observe } = annotations ?? {};
-  if (!id || !reason) {
-    throw new PolicySetError(`${file}: every policy needs @id("…") and @reason("…"): ${text.slice(0, 80)}`);
-  }
-  // A misspelt one would turn into a key that is given where it must not be.
-  if (observe !== undefined && observe !== 'refuse') {
-    throw new PolicySetError(`${file}: ${id}: @observe takes "refuse" alone`);
-  }
-  return { id, reason, refusesInObserve: observe === 'refuse', file, effect, actions: actionsOf(action) };
-}
-
-function actionsOf(constraint: cedar.ActionConstraint): readonly string[] | null {
-  if (constraint.op === 'All') return null;
-  const uids =
-    'entities' in constraint ? constraint.entities : 'entity' in constraint ? [constraint.entity] : [];
-  return uids.map((uid) => ('__entity' in uid ? uid.__entity.id : uid.id));
-}
-
-function messages(errors: readonly cedar.DetailedError[]): string {
-  return errors.map((error) => error.message).join('; ');
-}

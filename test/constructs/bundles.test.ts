@@ -68,7 +68,7 @@ describe('the bundle', () => {
       expect(beside).toEqual(['index.mjs']);
       return;
     }
-    expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies']);
+    expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies', 'policies.json']);
     const policies = readdirSync(join(bundleOf(name), 'policies'));
     expect(policies).toEqual(readdirSync(new URL('../../policies/', import.meta.url)));
     expect(existsSync(join(bundleOf(name), 'policies', 'schema.cedarschema'))).toBe(true);

@@ -211,7 +211,7 @@ test('nothing is ever compliant without enrolment, a fresh report and an unerrin
 
 describe('the facts that policy reads', () => {
   test('are all there, unknown when nobody said', () => {
-    const facts = policyFacts({ facts: [] }, aVm(), []);
+    const facts = policyFacts({ facts: [] }, aVm({ observation: { instanceType: 'm5.large' } }), []);
     expect(Object.keys(facts).sort()).toEqual([...POLICY_FACTS].sort());
     for (const { state } of Object.values(facts)) expect(state).toBe('unknown');
   });
@@ -232,14 +232,36 @@ describe('the facts that policy reads', () => {
     expect(facts['ec2.nested-virtualization']).toEqual({ state, source: 'asserted' });
   });
 
+  test.each([
+    [1, 'absent'],
+    [2, 'present'],
+    [null, 'unknown'],
+    [undefined, 'unknown'],
+  ] as const)('say of %s threads a core that SMT is %s, asserted', (threadsPerCore, state) => {
+    const facts = policyFacts(
+      { facts: [fact('ec2.smt', 'absent')] },
+      aVm({ observation: { threadsPerCore } }),
+      [],
+    );
+    expect(facts['ec2.smt']).toEqual({ state, source: 'asserted' });
+  });
+
+  test.each([
+    ['m6a.large', 'present'],
+    ['m5.large', 'unknown'],
+  ])('say of the memory of a %s that its encryption is %s, asserted', (instanceType, state) => {
+    const facts = policyFacts({ facts: [] }, aVm({ observation: { instanceType } }), []);
+    expect(facts['ec2.memory-encryption']).toEqual({ state, source: 'asserted' });
+  });
+
   test('are never asserted by the guest, whatever it calls its facts', () => {
     const facts = policyFacts({ facts: [fact('ec2.amd-sev-snp', 'present')] }, aVm(), []);
     expect(facts['ec2.amd-sev-snp']).toEqual({ state: 'unknown', source: 'asserted' });
   });
 
   test('leave out what no policy may read', () => {
-    const facts = policyFacts({ facts: [fact('cpu.smt', 'present')] }, aVm(), []);
-    expect(facts).not.toHaveProperty(['cpu.smt']);
+    const facts = policyFacts({ facts: [fact('cpu.family', 'present')] }, aVm(), []);
+    expect(facts).not.toHaveProperty(['cpu.family']);
   });
 
   test('reach policy together with enrolment, contradiction and gaps', () => {

@@ -169,6 +169,26 @@ describe('a sweep', () => {
     expect(plan.diverged.get(VM_ID)).toEqual(['KEY_MISSING']);
   });
 
+  test('drives one fenced VM of each VPC that any interface is in, for the rules of the groups there', () => {
+    const only = (id: string, interfaces = [anInterface()]) =>
+      converged({
+        posture: undefined,
+        vm: aVm({ observation: { instanceId: id, interfaces } }),
+        isolation: fencedIn([], {
+          instanceId: id,
+          interfaces: interfaces.map((eni) => ({
+            id: eni.id,
+            originals: ['sg-0000cccc'],
+            groups: eni.groups,
+          })),
+        }),
+      });
+    const elsewhere = anInterface({ id: 'eni-00000002', vpcId: 'vpc-00000002' });
+    const records = fleet(only(VM_ID, [anInterface(), elsewhere]), only('i-00000001'), only('i-00000002'));
+    const again = planSweep(records, [], 'enforce', NOW).hints.filter((hint) => hint.resync);
+    expect(again.flatMap((hint) => hint.instanceIds)).toEqual([VM_ID, 'i-00000002']);
+  });
+
   test('raises the alarm for keys that are overdue by five minutes since the VM was first seen', () => {
     const records = fleet(converged({ disks: new Map() }));
     const overdue = (seconds: number) => planSweep(records, [], 'enforce', later(seconds)).overdueVolumes;

@@ -227,6 +227,21 @@ describe('when AWS says no', () => {
     expect(item()?.['reasons']).toContain('NO_GROUPS_IN_VPC');
   });
 
+  test('to the groups of a new interface’s VPC, a contained VM is at no moment said to be still contained', async () => {
+    await run(changed());
+    vm.interfaces.push({ id: 'eni-00000011', groups: ['sg-0000cccc'], vpcId: 'vpc-00000002' });
+    world.fail('CreateSecurityGroup', throttled());
+    const said: unknown[] = [];
+    world.stand(async (call, go) => {
+      const answer = await go();
+      if (call.name === 'PutItem') said.push(item()?.['applied']);
+      return answer;
+    });
+    await run(changed());
+    expect(said.length).toBeGreaterThan(0);
+    expect(said).not.toContain(true);
+  });
+
   test('to the announcement, the redelivered message makes it', async () => {
     const heal = world.fail('PutEvents', throttled());
     await expect(run(changed())).resolves.toEqual({ batchItemFailures: [{ itemIdentifier: 'm-1' }] });

@@ -1,11 +1,11 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import { MAX_PAYLOAD_CHARS } from '../../lib/domain/report.ts';
-import { createPolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
+import { readPolicySources } from '../../lib/policy/compile.ts';
 import { BOOT, createAgent, enrolled, fact, GOOD_FACTS, sealReport, type TestAgent } from '../world/agent.ts';
 import type { WorldVm } from '../world/ec2.ts';
 import { CONTEXT, enveloped, sqsEvent, sqsRecord } from '../world/recorded.ts';
 import { launch } from '../world/vm.ts';
-import { cedarWasm, createWorld, type World } from '../world/world.ts';
+import { createWorld, policySet, type World } from '../world/world.ts';
 
 let world: World;
 let vm: WorldVm;
@@ -242,7 +242,7 @@ describe('a posture', () => {
     const erring = `@id("test.erring") @reason("TOO_MANY_MISSING")
       forbid (principal, action == Casemate::Action::"LeaveProbation", resource)
       when { context.missedReports * 9223372036854775807 < 0 };`;
-    const policy = createPolicyEngine(cedarWasm(), {
+    const policy = policySet({
       ...sources,
       policies: new Map([...sources.policies, ['erring.cedar', erring]]),
     });
@@ -255,6 +255,29 @@ describe('a posture', () => {
       reasons: ['POLICY_ERROR'],
       policies: ['test.erring'],
     });
+  });
+});
+
+describe('what the tags demand of the hardware', () => {
+  const demanding = (value: string) =>
+    start({}, { tags: { 'casemate:protect': 'true', 'casemate:require': value } });
+
+  test('keeps a VM in probation that does not show it, and lets out one that does', async () => {
+    await demanding('iommu mitigation:mds');
+    await send(report(1, { facts: [...GOOD_FACTS, fact('virt.iommu', 'unknown')] }));
+    expect(posture()).toMatchObject({
+      verdict: 'unproven',
+      reasons: ['IOMMU_INACTIVE', 'MITIGATION_MISSING'],
+    });
+    const shown = [fact('virt.iommu', 'present'), fact('kernel.vulnerability.mds', 'absent')];
+    await send(report(2, { facts: [...GOOD_FACTS, ...shown] }));
+    expect(posture()).toMatchObject({ verdict: 'compliant', reasons: ['POSTURE_PROVEN'] });
+  });
+
+  test('is refused where nobody knows what it is', async () => {
+    await demanding('iomu');
+    await send(report(1));
+    expect(posture()).toMatchObject({ verdict: 'unproven', reasons: ['UNKNOWN_REQUIREMENT'] });
   });
 });
 

@@ -202,3 +202,36 @@ test('a burst of 450 VMs costs three looks at instances and three at volumes', a
   expect(world.calls.filter((call) => call === 'DescribeVolumes')).toHaveLength(3);
   expect([...world.rows.keys()].filter((pk) => pk.startsWith('vm#'))).toHaveLength(450);
 });
+
+describe('what the tags of a VM demand', () => {
+  const tagged = async (value: string | undefined) => {
+    vm.tags = { 'casemate:protect': 'true', ...(value === undefined ? {} : { 'casemate:require': value }) };
+    await run(recorded('ec2-state-running'));
+    return stored()?.['demands'];
+  };
+  const confirm = (...requirements: string[]) => {
+    const demandLess = {
+      at: world.now().toISOString(),
+      by: 'arn:aws:iam::123456789012:user/olga',
+      reason: 'moved to another host',
+      requirements,
+    };
+    const pk = `operator#${RECORDED_VM}`;
+    world.rows.set(pk, { pk, version: 1, instanceId: RECORDED_VM, demandLess, history: [] });
+  };
+
+  test('stands when a tag no longer says it, until an operator confirms that', async () => {
+    expect(await tagged('iommu smt-off')).toEqual({ standing: ['iommu', 'smt-off'], fewerSince: null });
+    const kept = { standing: ['iommu', 'smt-off'], fewerSince: world.now().toISOString() };
+    expect(await tagged('iommu')).toEqual(kept);
+    world.advance(60);
+    confirm('iommu');
+    expect(await tagged('iommu')).toEqual(kept);
+    confirm('smt-off');
+    expect(await tagged('iommu')).toEqual({ standing: ['iommu'], fewerSince: null });
+  });
+
+  test('is nothing where no tag says anything', async () => {
+    expect(await tagged(undefined)).toBeUndefined();
+  });
+});

@@ -8,8 +8,8 @@ import {
   runPolicyCase,
   testPolicies,
 } from '../../lib/policy/cases.ts';
-import { createPolicyEngine, readPolicySources } from '../../lib/policy/engine.ts';
-import { cedarWasm, projectPolicies } from '../world/world.ts';
+import { readPolicySources } from '../../lib/policy/compile.ts';
+import { policySet, projectPolicies } from '../world/world.ts';
 
 const FOLDER = new URL('../../policies/', import.meta.url);
 const policy = projectPolicies();
@@ -52,7 +52,7 @@ const only = (text: string) => {
 const LEAVE = `
 - action: LeaveProbation
   given:
-    context: { enrolled: true, contradicted: false, missedReports: 0 }
+    context: { enrolled: true, contradicted: false, missedReports: 0, requires: [], requiredMitigations: [], mitigated: [] }
     facts: { mem.swap: absent, tpm.version: present 2 }
     tags: { stage: production, team: payments }
     vm: { instanceType: c6a.large }
@@ -122,7 +122,7 @@ describe('a file of cases is refused, with the place and the fault', () => {
 
 describe('coverage', () => {
   const sources = readPolicySources(FOLDER);
-  const withOneMore = createPolicyEngine(cedarWasm(), {
+  const withOneMore = policySet({
     ...sources,
     policies: new Map([
       ...sources.policies,
@@ -152,4 +152,22 @@ describe('coverage', () => {
   test('fails the test of policies, though every case holds', () => {
     expect(testPolicies(policy, parsePolicyCases('my.test.yaml', MANAGE)).passed).toBe(false);
   });
+});
+
+test('the example of docs/policies.md is a policy that validates and does what it says', () => {
+  const docs = readFileSync(new URL('../../docs/policies.md', import.meta.url), 'utf8');
+  const [, example = ''] = /```cedar\n([^`]+)```/.exec(docs) ?? [];
+  const sources = readPolicySources(FOLDER);
+  const withIt = policySet({ ...sources, policies: new Map([...sources.policies, ['mine.cedar', example]]) });
+  const decide = (text: string) => runPolicyCase(withIt, only(text)).actual;
+  expect(decide(LEAVE)).toMatchObject({ decision: 'allow' });
+  const bank = LEAVE.replace('team: payments', 'casemate:tenant: bank');
+  expect(decide(bank)).toMatchObject({ decision: 'deny', policies: ['mine.bank-attests'] });
+  const attests = bank
+    .replace('mitigated: []', 'mitigated: [spectre-v2]')
+    .replace(
+      'facts: { mem.swap: {',
+      'facts: { mem.sev-snp.guest: { state: present, source: attested }, mem.swap: {',
+    );
+  expect(decide(attests)).toMatchObject({ decision: 'allow' });
 });

@@ -5,15 +5,11 @@ import { POLICY_ACTIONS, type PolicyAction } from '../../lib/domain/policy.ts';
 import { POLICY_FACTS, type PolicyFactId } from '../../lib/domain/policy-facts.ts';
 import { policyFacts } from '../../lib/domain/posture.ts';
 import { REASONS } from '../../lib/domain/reasons.ts';
-import {
-  cedarFacts,
-  createPolicyEngine,
-  PolicySetError,
-  type PolicySources,
-  readPolicySources,
-} from '../../lib/policy/engine.ts';
+import { PolicySetError } from '../../lib/policy/cedar.ts';
+import { type PolicySources, readPolicySources } from '../../lib/policy/compile.ts';
+import { cedarFacts } from '../../lib/policy/engine.ts';
 import { anObservation, aVm, DISK } from '../world/items.ts';
-import { cedarWasm, projectPolicies } from '../world/world.ts';
+import { policySet, projectPolicies } from '../world/world.ts';
 
 const sources = readPolicySources(new URL('../../policies/', import.meta.url));
 const policy = projectPolicies();
@@ -31,11 +27,13 @@ function facts(said: Said = {}): ReturnType<typeof cedarFacts> {
   );
   return cedarFacts(all);
 }
+const DEMANDS = { requires: [], requiredMitigations: [], mitigated: [] };
 const posture = (said: Said = {}, overrides: object = {}) => ({
   facts: facts(said),
   enrolled: true,
   contradicted: false,
   missedReports: 0,
+  ...DEMANDS,
   ...overrides,
 });
 const release = (said: Said = {}, overrides: object = {}) => ({
@@ -46,6 +44,7 @@ const release = (said: Said = {}, overrides: object = {}) => ({
   mode: 'enforce',
   held: false,
   contained: false,
+  ...DEMANDS,
   ...overrides,
 });
 
@@ -117,7 +116,7 @@ describe('a question that is not put right is denied', () => {
     ['with a fact missing', posture({}, { facts: { 'mem.swap': facts()['mem.swap'] } })],
     [
       'with a fact that policy does not know',
-      posture({}, { facts: { ...facts(), 'cpu.smt': facts()['mem.swap'] } }),
+      posture({}, { facts: { ...facts(), 'cpu.family': facts()['mem.swap'] } }),
     ],
     ['with a text for a number', posture({}, { missedReports: 'none' })],
   ])('%s', (_, context) => {
@@ -166,7 +165,7 @@ function engineWith(text: string, schema = sources.schema) {
     schema,
     policies: new Map([...sources.policies, ['test.cedar', text]]),
   };
-  return createPolicyEngine(cedarWasm(), policies);
+  return policySet(policies);
 }
 
 describe('a policy that fails to evaluate', () => {

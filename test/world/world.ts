@@ -22,12 +22,8 @@ import { defaultPolicies, type EvidencePolicies } from '../../lib/domain/evidenc
 import type { EvidenceRoots } from '../../lib/domain/evidence-judgement.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
-import {
-  createPolicyEngine,
-  type PolicyEngine,
-  type PolicySet,
-  readPolicySources,
-} from '../../lib/policy/engine.ts';
+import { compilePolicies, type PolicySources, readPolicySources } from '../../lib/policy/compile.ts';
+import { createPolicyEngine, type PolicyEngine, type PolicySet } from '../../lib/policy/engine.ts';
 import { fakeDynamoDb } from './dynamodb.ts';
 import { type Ec2State, fakeEc2, REGION } from './ec2.ts';
 import { countEffects } from './effects.ts';
@@ -87,8 +83,14 @@ let engine: PolicySet | undefined;
 
 /** The project's own policies in Cedar itself. */
 export function projectPolicies(): PolicySet {
-  engine ??= createPolicyEngine(cedarWasm(), readPolicySources(new URL('../../policies/', import.meta.url)));
+  engine ??= policySet(readPolicySources(new URL('../../policies/', import.meta.url)));
   return engine;
+}
+
+/** Any policies in Cedar itself. @throws PolicySetError */
+export function policySet(sources: PolicySources): PolicySet {
+  const wasm = cedarWasm();
+  return createPolicyEngine(wasm, compilePolicies(wasm, sources));
 }
 
 /** Cedar's wasm, as it lies beside each bundle. */

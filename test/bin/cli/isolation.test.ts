@@ -6,7 +6,16 @@ import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@
 import { runningLocally } from '../../../bin/cli/connection.ts';
 import { changedSince } from '../../../bin/cli/isolation.ts';
 import { serve } from '../../agent/harness.ts';
-import { anInterface, anIsolation, anOperator, aPosture, aVm, DECISION, VM_ID } from '../../world/items.ts';
+import {
+  AT,
+  anInterface,
+  anIsolation,
+  anOperator,
+  aPosture,
+  aVm,
+  DECISION,
+  VM_ID,
+} from '../../world/items.ts';
 
 const CLI = fileURLToPath(new URL('../../../bin/casemate-cli.js', import.meta.url));
 const ADA = 'arn:aws:iam::123456789012:user/ada';
@@ -274,6 +283,7 @@ inAws(
       ['no reason', ['quarantine', VM_ID], /required option '--reason/],
       ['a reason without a word', ['quarantine', VM_ID, '--reason', ' '], /--reason takes a text/],
       ['no VM', ['quarantine', 'vol-00000001', '--reason', 'x'], /is not an instance id/],
+      ['a demand without a reason', ['policy', 'relax', VM_ID], /--reason/],
       ['an unknown profile', ['plan', VM_ID, '--profile', 'open'], /Allowed choices are probation/],
       [
         'groups that are none',
@@ -289,6 +299,22 @@ inAws(
       put(anOperator(), contained());
       const { status, stderr } = await run(...args);
       expect([status, stderr]).toEqual([2, expect.stringMatching(says)]);
+    });
+
+    test('policy relax confirms exactly what the tags no longer demand', async () => {
+      const demands = { standing: ['iommu', 'smt-off'], fewerSince: AT };
+      put(aVm({ demands, observation: { tags: { 'casemate:require': 'iommu' } } }));
+      const { status, stdout } = await run('policy', 'relax', VM_ID, '--reason', 'moved');
+      expect([status, stdout]).toEqual([0, expect.stringContaining('may go without smt-off')]);
+      expect(stored()?.demandLess).toMatchObject({ by: ADA, reason: 'moved', requirements: ['smt-off'] });
+    });
+
+    test('policy relax confirms nothing ahead of the tags, with status 1', async () => {
+      const demands = { standing: ['iommu'], fewerSince: null };
+      put(aVm({ demands, observation: { tags: { 'casemate:require': 'iommu' } } }));
+      const { status, stderr } = await run('policy', 'relax', VM_ID, '--reason', 'moved');
+      expect([status, stderr]).toEqual([1, expect.stringContaining('take a demand from them first')]);
+      expect(stored()).toBeUndefined();
     });
   },
 );

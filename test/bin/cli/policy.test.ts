@@ -67,6 +67,8 @@ describe('casemate policy', () => {
       file: 'mine.cedar',
       effect: 'forbid',
       actions: ['Manage'],
+      refusesInObserve: false,
+      text: UNTRIED,
     });
   });
 

@@ -1,0 +1,369 @@
+import type { Ec2State } from '../world/ec2.ts';
+import type { World } from '../world/world.ts';
+import {
+  type Fence,
+  fenced,
+  isFence,
+  type OwnGroups,
+  profileOf,
+  type Row,
+  records,
+  sameSet,
+  toGive,
+  vpcOf,
+  wrongRules,
+} from './oracle.ts';
+
+/** Something happened, or stands, that must never be. */
+export class Violation extends Error {
+  override readonly name = 'Violation';
+}
+
+/** What EC2 showed a worker of one VM's interfaces. */
+interface Look {
+  readonly at: number;
+  /** It was what EC2 looked like before. */
+  readonly stale: boolean;
+  readonly interfaces: readonly {
+    readonly id: string;
+    readonly vpcId: string;
+    readonly groups: readonly string[];
+    readonly requesterManaged: boolean;
+  }[];
+}
+
+/** What a worker could know when it did something. */
+export interface Sight {
+  /** No other worker ran at the same time. */
+  readonly alone: boolean;
+  readonly began: number;
+  readonly looks: Map<string, Look>;
+  groupsLook: { readonly at: number; readonly stale: boolean } | undefined;
+  /** The profiles that were right while it ran, by VM. */
+  readonly right: Map<string, Set<string>>;
+}
+
+/** Changed by hand so often within the window, an interface is put back no more. */
+const DRIFTS_PUT_BACK = 3;
+const DRIFT_WINDOW_SECONDS = 600;
+
+/** How long EC2 may show what was before, in seconds of a history. */
+export const STALE_SECONDS = 5;
+
+const KNOWN = ['probation', 'quarantine'];
+
+/**
+ * Follows a history call by call. It knows what people did by hand, what EC2 showed to whom, and what was stored
+ * when, and throws a Violation at the first effect that breaks an invariant.
+ */
+export function createLedger(world: World) {
+  /** Counts everything that happens. */
+  let moment = 0;
+  const own = new Map<string, { readonly fence: Fence; readonly vpcId: string }>();
+  /** Groups of an interface that count as its own: what people gave it and what was given back, newest last. */
+  const byHand = new Map<
+    string,
+    { readonly at: number; readonly until: { seconds: number }; groups: string[] }[]
+  >();
+  const touched = new Map<string, number>();
+  const rulesTouched = new Map<string, number>();
+  /** Every version of a VM's isolation item. */
+  const versions = new Map<string, { readonly at: number; readonly row: Row }[]>();
+  const seconds = () => world.now().getTime() / 1000;
+
+  const vmOf = (interfaceId: string) =>
+    [...world.vms.values()].find((vm) => vm.interfaces.some((eni) => eni.id === interfaceId));
+  const namedFor = (vmId: string, interfaceId: string) => {
+    const operator = world.rows.get(`operator#${vmId}`);
+    return (operator?.['workloadGroups'] as { [id: string]: string[] } | undefined)?.[interfaceId] ?? [];
+  };
+  const givable = (originals: readonly string[]) =>
+    originals.length > 0 && !originals.some((id) => world.deletedGroups.has(id));
+  const notOwn = (groups: readonly string[]) => groups.filter((id) => !own.has(id));
+  const violated = (text: string): never => {
+    throw new Violation(text);
+  };
+
+  /** Versions of a VM's item that a worker may have gone by. */
+  const versionsSeen = (id: string, sight: Sight): readonly Row[] => {
+    const all = versions.get(id) ?? [];
+    if (sight.alone) return all.slice(-1).map((version) => version.row);
+    const before = all.filter((version) => version.at < sight.began).slice(-1);
+    return [...before, ...all.filter((version) => version.at >= sight.began)].map((version) => version.row);
+  };
+
+  /** How often people changed an interface's groups lately, the last time included. */
+  const edits = (interfaceId: string) =>
+    (byHand.get(interfaceId) ?? []).filter(
+      ({ until }) => until.seconds > seconds() - DRIFT_WINDOW_SECONDS - STALE_SECONDS,
+    ).length;
+
+  const note = (interfaceId: string, groups: readonly string[]) => {
+    const list = byHand.get(interfaceId) ?? [];
+    byHand.set(interfaceId, list);
+    const last = list.at(-1);
+    if (last) last.until.seconds = seconds();
+    list.push({ at: moment, until: { seconds: Number.POSITIVE_INFINITY }, groups: [...groups] });
+  };
+
+  /** What an interface had of its own, as far back as a worker may have seen. */
+  const acceptableOriginals = (interfaceId: string, stale: boolean): readonly (readonly string[])[] => {
+    const all = byHand.get(interfaceId) ?? [];
+    const since = seconds() - STALE_SECONDS;
+    return all
+      .filter((hand, i) => i === all.length - 1 || (stale && hand.until.seconds >= since))
+      .map((hand) => notOwn(hand.groups));
+  };
+
+  const checkChange = (input: Record<string, unknown>, sight: Sight) => {
+    const interfaceId = String(input['NetworkInterfaceId']);
+    const groups = (input['Groups'] ?? []) as readonly string[];
+    const vm = vmOf(interfaceId);
+    const eni = vm?.interfaces.find((each) => each.id === interfaceId);
+    if (!vm || !eni) return; // EC2 says no
+    if (eni.requesterManaged) violated(`${interfaceId} is another service's and was changed`);
+    const seen = versionsSeen(vm.id, sight);
+    const planned = seen.filter((row) => {
+      const record = records(row).find((each) => each.id === interfaceId);
+      if (row['mode'] !== 'enforce' || !record) return false;
+      const profile = row['profile'] as string;
+      if (profile === 'workload') {
+        if (record.originals !== null && sameSet(groups, record.originals)) return groups.length > 0;
+        return !givable(record.originals ?? []) && sameSet(groups, namedFor(vm.id, interfaceId));
+      }
+      return record.originals !== null && isFence(own, groups, profile as Fence, vpcOf(vm, eni));
+    });
+    if (planned.length === 0) {
+      violated(
+        `${interfaceId} gets ${groups} and nothing that was stored before says so: ${JSON.stringify(seen.map((row) => [row['profile'], records(row)]))}`,
+      );
+    }
+    for (const id of groups) {
+      const group = own.get(id);
+      if (!group) continue;
+      const { excess } = wrongRules(world, id, group.fence);
+      const look = sight.groupsLook;
+      const excused = !look || look.stale || (rulesTouched.get(id) ?? -1) > look.at;
+      if (excess.length > 0 && !excused)
+        violated(`${interfaceId} gets ${group.fence}, which is open: ${excess}`);
+    }
+  };
+
+  const checkItem = (id: string, before: Row | undefined, after: Row, sight: Sight) => {
+    const profile = after['profile'] as string;
+    if (!sight.right.get(id)?.has(profile)) {
+      violated(`${id} is put in ${profile}, where only ${[...(sight.right.get(id) ?? [])]} was right`);
+    }
+    const look = sight.looks.get(id);
+    const shown = new Map(look?.interfaces.map((eni) => [eni.id, eni]));
+    const earlier = new Map(records(before).map((record) => [record.id, record]));
+    for (const record of records(after)) {
+      const known = earlier.get(record.id)?.originals ?? null;
+      earlier.delete(record.id);
+      const { originals } = record;
+      if (originals?.some((group) => own.has(group)))
+        violated(`${record.id} has a group of ours as original`);
+      if (known === null && originals !== null) {
+        const acceptable = acceptableOriginals(record.id, look?.stale ?? false);
+        if (!acceptable.some((groups) => sameSet(groups, originals))) {
+          violated(`${record.id} had ${JSON.stringify(acceptable)}, and ${originals} is recorded`);
+        }
+      } else if (known !== null && originals !== null) {
+        if (!sameSet(known, originals)) violated(`${record.id}: originals ${known} became ${originals}`);
+      } else if (known !== null) {
+        const groups = shown.get(record.id)?.groups ?? [];
+        const free = !groups.some((g) => own.has(g));
+        const back =
+          sameSet(groups, known) ||
+          (free && (known.length === 0 || after['mode'] === 'observe')) ||
+          (!givable(known) && sameSet(groups, namedFor(id, record.id)));
+        if (!back) violated(`${record.id}: originals ${known} are forgotten while it has ${groups}`);
+      }
+    }
+    for (const [left, { originals }] of earlier) {
+      if (originals !== null) violated(`${left}: originals ${originals} are forgotten with its record`);
+    }
+    if (after['mode'] === 'enforce' && after['applied'] === true) checkApplied(id, after, sight);
+  };
+
+  const checkApplied = (id: string, row: Row, sight: Sight) => {
+    const look = sight.looks.get(id);
+    if (!look) return violated(`${id} is said to be contained, and nobody looked`);
+    const profile = row['profile'] as string;
+    const holds = (interfaceId: string, vpcId: string, groups: readonly string[]) => {
+      if (profile !== 'workload') return isFence(own, groups, profile as Fence, vpcId);
+      const originals = records(row).find((record) => record.id === interfaceId)?.originals ?? null;
+      return !groups.some((g) => own.has(g)) && (originals === null || sameSet(groups, originals));
+    };
+    for (const eni of look.interfaces) {
+      if (!eni.requesterManaged && !holds(eni.id, eni.vpcId, eni.groups)) {
+        violated(
+          `${id} is said to have ${profile} on every interface, and ${eni.id} was seen with ${eni.groups}`,
+        );
+      }
+    }
+    if (look.stale || !sight.alone || (touched.get(id) ?? -1) > look.at) return;
+    for (const eni of world.vms.get(id)?.interfaces ?? []) {
+      if (!eni.requesterManaged && !holds(eni.id, vpcOf(world.vms.get(id) as never, eni), eni.groups)) {
+        violated(`${id} is said to have ${profile} on every interface, and ${eni.id} has ${eni.groups}`);
+      }
+    }
+  };
+
+  return {
+    own: own as OwnGroups,
+    next: () => ++moment,
+    /** Somebody gives an interface these groups, or attaches or creates it with them. */
+    hand(vmId: string, interfaceId: string, groups: readonly string[]) {
+      touched.set(vmId, ++moment);
+      note(interfaceId, groups);
+    },
+    /** Somebody changes which interfaces a VM has. */
+    touch(vmId: string) {
+      touched.set(vmId, ++moment);
+    },
+    handRules(groupId: string) {
+      rulesTouched.set(groupId, ++moment);
+    },
+    sight: (alone: boolean): Sight => ({
+      alone,
+      began: ++moment,
+      looks: new Map(),
+      groupsLook: undefined,
+      right: new Map(),
+    }),
+    /** A VM is over: nothing of it is asked any more. */
+    forget(vmId: string): void {
+      for (const { row } of versions.get(vmId) ?? []) for (const { id } of records(row)) byHand.delete(id);
+      versions.delete(vmId);
+      touched.delete(vmId);
+    },
+    /** Before a call of a worker reaches AWS. */
+    before(name: string, input: Record<string, unknown>, sight: Sight): void {
+      moment++;
+      for (const id of world.vms.keys()) {
+        const right = sight.right.get(id) ?? new Set();
+        sight.right.set(id, right.add(profileOf(world.rows, id, world.now())));
+      }
+      if (name === 'ModifyNetworkInterfaceAttribute') checkChange(input, sight);
+    },
+    /** What an item was before a call writes it. */
+    itemBefore: (input: Record<string, unknown>): Row | undefined =>
+      world.rows.get(String((input['Item'] as { pk?: { S?: string } } | undefined)?.pk?.S)),
+    /** After a call of a worker had its effect. */
+    after(
+      name: string,
+      input: Record<string, unknown>,
+      shown: { readonly past: Ec2State | undefined; readonly itemBefore: Row | undefined },
+      sight: Sight,
+    ): void {
+      const stale = shown.past !== undefined;
+      if (name === 'CreateSecurityGroup') {
+        for (const { GroupId, GroupName, VpcId } of world.groups.values()) {
+          const fence = GroupName.replace(/^casemate-/, '');
+          if (KNOWN.includes(fence)) own.set(GroupId, { fence: fence as Fence, vpcId: VpcId });
+        }
+      } else if (name === 'ModifyNetworkInterfaceAttribute') {
+        const groups = (input['Groups'] ?? []) as readonly string[];
+        if (notOwn(groups).length === groups.length) note(String(input['NetworkInterfaceId']), groups);
+      } else if (name === 'DescribeSecurityGroups') {
+        sight.groupsLook = { at: moment, stale };
+      } else if (name === 'DescribeNetworkInterfaces') {
+        const [filter] = (input['Filters'] ?? []) as readonly { Name?: string; Values?: readonly string[] }[];
+        if (filter?.Name !== 'attachment.instance-id') return;
+        for (const id of filter.Values ?? []) {
+          const vm = (shown.past?.vms ?? world.vms).get(id);
+          sight.looks.set(id, {
+            at: moment,
+            stale: stale || (sight.looks.get(id)?.stale ?? false),
+            interfaces: (vm?.interfaces ?? []).map((eni) => ({
+              id: eni.id,
+              vpcId: vm ? vpcOf(vm, eni) : '',
+              groups: [...eni.groups],
+              requesterManaged: eni.requesterManaged ?? false,
+            })),
+          });
+        }
+      } else if (name === 'PutItem') {
+        const pk = String((input['Item'] as { pk?: { S?: string } }).pk?.S);
+        if (!pk.startsWith('isolation#')) return;
+        const id = pk.slice('isolation#'.length);
+        const row = structuredClone(world.rows.get(pk)) as Row;
+        const list = versions.get(id) ?? [];
+        versions.set(id, list);
+        list.push({ at: moment, row });
+        checkItem(id, shown.itemBefore, row, sight);
+      }
+    },
+    /** What must hold whenever nobody is at work. */
+    atRest(): void {
+      for (const vm of world.vms.values()) {
+        for (const eni of vm.interfaces) {
+          const given = byHand.get(eni.id)?.at(-1)?.groups ?? [];
+          if (sameSet(given, eni.groups)) continue;
+          const recorded = [...versions.values()].flatMap((list) =>
+            records(list.at(-1)?.row).filter((record) => record.id === eni.id && record.originals !== null),
+          );
+          const takenBack = sameSet(notOwn(eni.groups), eni.groups);
+          if (!takenBack && recorded.length === 0)
+            violated(`${eni.id} has ${eni.groups}; its own groups are lost`);
+        }
+      }
+    },
+    /** What must hold once everything that was disturbed had its sweep. */
+    settled(mode: 'observe' | 'enforce'): void {
+      for (const vm of world.vms.values()) {
+        if (!fenced(world.rows, vm.id)) continue;
+        const row = world.rows.get(`isolation#${vm.id}`);
+        if (vm.interfaces.length === 0) continue;
+        const profile = profileOf(world.rows, vm.id, world.now());
+        if (row?.['profile'] !== profile)
+          violated(`${vm.id} is in ${row?.['profile']} and belongs in ${profile}`);
+        if (row?.['mode'] !== mode) violated(`${vm.id} is in mode ${row?.['mode']}`);
+        if (mode === 'observe') continue;
+        let whole = true;
+        for (const eni of vm.interfaces) {
+          const record = records(row).find((each) => each.id === eni.id);
+          if (!record) violated(`${eni.id} is not known`);
+          if (eni.requesterManaged) continue;
+          if (profile !== 'workload') {
+            if (isFence(own, eni.groups, profile, vpcOf(vm, eni))) continue;
+            const reasons = (row?.['reasons'] ?? []) as readonly string[];
+            if (reasons.includes('DRIFT_FOUGHT') && edits(eni.id) > DRIFTS_PUT_BACK) whole = false;
+            else {
+              violated(`${vm.id} belongs in ${profile}, and ${eni.id} has ${eni.groups}`);
+            }
+            continue;
+          }
+          const give = toGive(world.rows, vm.id, eni, own, world.deletedGroups);
+          const ours = eni.groups.some((g) => own.has(g));
+          const originals = record?.originals ?? null;
+          const impossible =
+            give?.some((id) => world.deletedGroups.has(id)) ||
+            (give?.length === 0 && (ours || (originals ?? []).length > 0));
+          if (impossible) whole = false;
+          else if (ours || originals !== null) {
+            violated(`${vm.id} is let out, and ${eni.id} has ${eni.groups} with originals ${originals}`);
+          }
+        }
+        if (row?.['applied'] !== whole) violated(`${vm.id} is settled, and applied is ${row?.['applied']}`);
+      }
+      for (const [id, { fence, vpcId }] of own) {
+        // Rules are put right where a VM of the VPC is fenced.
+        const used = [...world.vms.values()].some(
+          (vm) =>
+            fenced(world.rows, vm.id) &&
+            world.rows.get(`isolation#${vm.id}`)?.['profile'] !== 'workload' &&
+            vm.interfaces.some((eni) => vpcOf(vm, eni) === vpcId),
+        );
+        if (!used || !world.groups.has(id) || mode === 'observe') continue;
+        const { excess, missing } = wrongRules(world, id, fence);
+        if (excess.length > 0 || missing.length > 0) {
+          violated(`${fence} in ${vpcId} has ${excess} and lacks ${missing}`);
+        }
+      }
+    },
+  };
+}
+
+export type Ledger = ReturnType<typeof createLedger>;

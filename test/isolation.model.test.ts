@@ -1,0 +1,18 @@
+import { afterAll, beforeAll, describe, test } from '@jest/globals';
+import * as fc from 'fast-check';
+import { holds } from './histories/commands.ts';
+import { withoutWaiting } from './histories/turns.ts';
+
+const HISTORIES = Number(process.env['HISTORIES'] ?? 5_000);
+
+describe('any history of VMs, with any faults', () => {
+  let waitAgain: () => void;
+  beforeAll(() => {
+    waitAgain = withoutWaiting();
+  });
+  afterAll(() => waitAgain());
+
+  test(`keeps every invariant of isolation, and one sweep puts everything right (${HISTORIES} histories)`, async () => {
+    await fc.assert(holds(), { numRuns: HISTORIES });
+  }, 1_200_000);
+});
