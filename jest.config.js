@@ -8,6 +8,8 @@ process.env['POWERTOOLS_SERVICE_NAME'] = 'test';
  */
 export default {
   testEnvironment: 'node',
+  // A hang fails; a machine that is busy does not.
+  testTimeout: 120_000,
   extensionsToTreatAsEsm: ['.ts'],
   transform: {
     '^.+\\.ts$': [

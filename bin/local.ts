@@ -12,7 +12,7 @@ import { LOCAL_ENVIRONMENT, type LocalEnvironment, runningLocally } from './cli/
 import { readFleet } from './cli/fleet.ts';
 import { fleetTable } from './cli/table.ts';
 import { viewOf } from './cli/view.ts';
-import { startAgents } from './local/agents.ts';
+import { OPENS_DISKS, startAgents } from './local/agents.ts';
 import { bootstrap, deploy, type Outputs } from './local/deploy.ts';
 import { startFeed } from './local/ec2-feed.ts';
 import { CREDENTIALS, type Emulators, REGION, startEmulators } from './local/emulators.ts';
@@ -201,7 +201,7 @@ const steps = new Listr<State, 'default' | 'simple', 'simple'>(
       let said = '';
       while (!interrupted.signal.aborted) {
         state.fleet = await readFleet(table);
-        const waiting = waitingFor(state.ids, state.fleet, new Date());
+        const waiting = waitingFor(state.ids, state.fleet, new Date(), OPENS_DISKS);
         if (waiting.length === 0) return;
         const text = waiting.join(' · ');
         if (text !== said) say(text);

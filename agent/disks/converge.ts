@@ -224,7 +224,8 @@ async function openWithOne(
   for (const [i, generation] of generations.entries()) {
     const released = await releaseKey(parts, on.disk, generation);
     try {
-      const slot = header && (await mapDisk(parts, on, header, released.key));
+      // Without a keyslot there is nothing to try, which cryptsetup takes for a wrong device.
+      const slot = header?.keyslots.length ? await mapDisk(parts, on, header, released.key) : undefined;
       if (slot !== undefined || i === generations.length - 1) return { generation, released, slot };
     } catch (error) {
       released[Symbol.dispose]();

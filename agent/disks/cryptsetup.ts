@@ -161,8 +161,11 @@ export function createCryptsetup(run: RunTool): Cryptsetup {
       await call(
         [
           'reencrypt',
-          ...(resume ? ['--resume-only'] : ['--resilience', 'checksum', ...KEYSLOT]),
-          ...['--key-slot', String(slot), '--key-file', key, '--progress-json', '--progress-frequency', '1'],
+          // What goes on has a keyslot for each of the two volume keys, and finds them by itself.
+          ...(resume
+            ? ['--resume-only']
+            : ['--resilience', 'checksum', ...KEYSLOT, '--key-slot', String(slot)]),
+          ...['--key-file', key, '--progress-json', '--progress-frequency', '1'],
           // A file is nobody's open device, which cryptsetup cannot see by itself.
           ...(active === undefined ? ['--force-offline-reencrypt', device] : ['--active-name', active]),
         ],

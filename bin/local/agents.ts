@@ -1,4 +1,5 @@
-import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -39,7 +40,7 @@ export function startAgents(surroundings: AgentSurroundings): { stop(): Promise<
       for (const [id, instance] of running ?? []) {
         const tags = new Map(instance.Tags?.map((tag) => [tag.Key, tag.Value]));
         if (agents.has(id) || stop.signal.aborted || !tags.has(PROTECT_TAG)) continue;
-        const agent = startAgent(surroundings, id, tags.get(MACHINE_TAG));
+        const agent = startAgent(surroundings, id, instance, tags.get(MACHINE_TAG));
         agents.set(id, agent);
         agent.died.catch(() => agents.get(id) === agent && agents.delete(id)); // started again on the next look
       }
@@ -73,8 +74,41 @@ async function runningInstances(ec2: EC2Client): Promise<ReadonlyMap<string, Ins
   return running;
 }
 
+/**
+ * Whether agents format and open what stands for their volumes: with cryptsetup. A file is never mapped, for which no
+ * root and no device mapper is needed; the key is proven by opening its header.
+ */
+export const OPENS_DISKS =
+  spawnSync('cryptsetup', ['--version'], {
+    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+  }).status === 0;
+
+/** A sparse file for each data volume, kept over a restart of the VM as the volume is. */
+function standIns(folder: string, instance: Instance): Record<string, string> {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const ids = (instance.BlockDeviceMappings ?? [])
+    .filter((mapping) => mapping.DeviceName !== instance.RootDeviceName)
+    .flatMap((mapping) => mapping.Ebs?.VolumeId ?? []);
+  return Object.fromEntries(
+    ids.map((id) => {
+      const path = join(folder, `${id}.img`);
+      if (!existsSync(path)) {
+        writeFileSync(path, '', { mode: 0o600 });
+        truncateSync(path, STAND_IN_BYTES);
+      }
+      return [id, path];
+    }),
+  );
+}
+const STAND_IN_BYTES = 1024 * 1024 * 1024;
+
 /** The real agent, with the real probe of this host or of a recorded machine. */
-function startAgent(surroundings: AgentSurroundings, id: string, machine: string | undefined): Service {
+function startAgent(
+  surroundings: AgentSurroundings,
+  id: string,
+  instance: Instance,
+  machine: string | undefined,
+): Service {
   const { emulators, outputs } = surroundings;
   const home = agentHome(surroundings.folder, id);
   mkdirSync(home, { recursive: true, mode: 0o700 });
@@ -89,6 +123,8 @@ function startAgent(surroundings: AgentSurroundings, id: string, machine: string
     metadataEndpoint: surroundings.metadata.endpointOf(id),
     reportIntervalSeconds: 10,
     tpm: false, // this host's, if it has one, is no VM's
+    runtimeDir: join(home, 'run'),
+    ...(OPENS_DISKS ? { devices: standIns(join(home, 'volumes'), instance) } : {}),
     ...(machine ? { machine: { root } } : {}),
   };
   const configFile = join(home, 'agent.json');
