@@ -132,6 +132,13 @@ const posture = fc.record({
 const contexts: Record<PolicyAction, fc.Arbitrary<Record<string, unknown>>> = {
   Manage: fc.constant({}),
   IssueKey: fc.record({ managed: fc.boolean() }),
+  AdoptDisk: fc.record({
+    kind: text,
+    lineage: text,
+    ownDisk: fc.boolean(),
+    sameTenant: fc.boolean(),
+    allowed: fc.boolean(),
+  }),
   ReleaseKey: fc.record({
     facts,
     verdict: text,
