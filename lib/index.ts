@@ -6,3 +6,8 @@ export type {
   Mode,
   ProbationEgress,
 } from './constructs/casemate-settings.ts';
+export {
+  FencedLaunchTemplate,
+  type FencedLaunchTemplateProps,
+  holdUntilProven,
+} from './constructs/fenced-launch.ts';

@@ -2,12 +2,14 @@ import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { paginateScan } from '@aws-sdk/client-dynamodb';
 import { EC2Client } from '@aws-sdk/client-ec2';
-import { type Command, Option } from 'commander';
-import { getItems } from '../../lambdas/aws/dynamodb.ts';
+import { unmarshall } from '@aws-sdk/util-dynamodb';
+import { Command, Option } from 'commander';
+import { getItems, putVersioned } from '../../lambdas/aws/dynamodb.ts';
 import { interfacesOf, missingGroups } from '../../lambdas/aws/ec2.ts';
 import { findGroups } from '../../lambdas/aws/security-groups.ts';
-import { modeFor } from '../../lib/domain/guard.ts';
+import { type GuardItem, guardItem, modeFor } from '../../lib/domain/guard.ts';
 import { groupId, interfaceId } from '../../lib/domain/ids.ts';
 import {
   decideProfile,
@@ -29,6 +31,7 @@ import {
   type ProfileDefinition,
   type Profiles,
   parseProfiles,
+  TENANT_TAG,
   tenantOf,
 } from '../../lib/domain/profiles.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
@@ -56,7 +59,7 @@ interface WaitOptions {
   readonly json?: boolean;
 }
 
-/** `casemate quarantine`, `restore` and `plan`. */
+/** `casemate quarantine`, `restore`, `plan`, `tenant` and `guard`. */
 export function addIsolationCommands(program: Command, connected: () => Promise<Connection>): void {
   const timeout = () =>
     new Option('--timeout <seconds>', 'how long to wait for it').default(60).argParser(seconds);
@@ -131,6 +134,99 @@ export function addIsolationCommands(program: Command, connected: () => Promise<
       if (planned.calls.length === 0) print('Nothing is to be done.');
       else if (planned.mode === 'observe') print('In observe mode none of it is done.');
     });
+
+  program
+    .command('tenant')
+    .description('confirm that a VM belongs to the tenant that its tag casemate:tenant names now')
+    .argument('<instance>', 'instance id')
+    .argument('<tenant>', 'the tenant')
+    .requiredOption('--reason <text>', 'why; it is kept with your name')
+    .action(async (id: string, tenant: string, options: { reason: string }) => {
+      requireInstanceId(id);
+      const connection = await connected();
+      const { operator, vm } = await readFacts(connection, id);
+      const tagged = vm.observation.tags[TENANT_TAG];
+      if (tagged !== tenant) {
+        throw new NotDoneError(`${id} is not tagged ${TENANT_TAG}=${tenant}, but ${tagged ?? 'not at all'}`);
+      }
+      const decision = await decisionOf(connection, options.reason);
+      const set = { tenant: { ...decision, tenant } };
+      await decide(connection, operator, { instanceId: id, what: 'tenant', decision, set });
+      print(plain(`${id} belongs to ${tenant}, decided by ${decision.by}`));
+    });
+
+  program.addCommand(guardCommand(connected));
+}
+
+/** `casemate guard`: what holds policy back, and how to let it go on. */
+function guardCommand(connected: () => Promise<Connection>): Command {
+  const guard = new Command('guard').description('what holds policy back from containing more VMs');
+
+  guard
+    .command('list')
+    .description('show what policy contained lately, by VPC, Auto Scaling group and tenant')
+    .option('--json', 'print one JSON document')
+    .action(async (options: { json?: boolean }) => {
+      const guards = await readGuards(await connected());
+      if (options.json) {
+        print(JSON.stringify({ guards }, null, 2));
+        return;
+      }
+      if (guards.length === 0) print('Policy has contained nothing yet.');
+      for (const { scope, contained, reachedAt, open } of guards) {
+        print(plain(`${scope}${reachedAt === null ? '' : `  reached at ${reachedAt}: VMs wait`}`));
+        if (open) print(plain(`    open until ${open.until}, by ${open.by}: ${open.reason}`));
+        for (const { instanceId, at } of contained) print(`    ${instanceId} contained at ${at}`);
+      }
+    });
+
+  guard
+    .command('open')
+    .description('let policy contain VMs of a scope for a while, whatever their share')
+    .argument('<scope>', 'as casemate guard list shows it: vpc/…, asg/…, tenant/… or replacements/…')
+    .requiredOption('--reason <text>', 'why; it is kept with your name')
+    .option('--minutes <n>', 'for how long, at most a day', minutes, 30)
+    .action(async (scope: string, options: { reason: string; minutes: number }) => {
+      if (!/^(vpc|asg|tenant|replacements)\/./.test(scope)) {
+        throw new UsageError(`${scope} is no scope: vpc/…, asg/…, tenant/… or replacements/…`);
+      }
+      const connection = await connected();
+      const decision = await decisionOf(connection, options.reason);
+      const table = { client: connection.dynamodb, name: connection.tableName };
+      const pk = `guard#${scope}`;
+      const before = (await getItems(table, [pk], guardItem)).get(pk);
+      const until = new Date(Date.now() + options.minutes * 60_000).toISOString();
+      const state = before ?? { scope, contained: [], reachedAt: null };
+      await putVersioned(table, pk, before?.version, { ...state, open: { ...decision, until } });
+      print(`${scope} is open until ${until}; VMs that wait are looked at within five minutes`);
+    });
+
+  return guard;
+}
+
+async function readGuards(connection: Connection): Promise<readonly GuardItem[]> {
+  const guards: GuardItem[] = [];
+  const scan = {
+    TableName: connection.tableName,
+    ConsistentRead: true,
+    FilterExpression: 'begins_with(pk, :kind)',
+    ExpressionAttributeValues: { ':kind': { S: 'guard#' } },
+  };
+  for await (const page of paginateScan({ client: connection.dynamodb }, scan)) {
+    for (const row of page.Items ?? []) {
+      const parsed = guardItem.safeParse(unmarshall(row));
+      if (parsed.success) guards.push(parsed.data);
+      else process.stderr.write(`corrupt item ${row['pk']?.S ?? ''}\n`);
+    }
+  }
+  return guards.sort((a, b) => (a.scope < b.scope ? -1 : 1));
+}
+
+function minutes(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1 || value > 1440)
+    throw new UsageError('--minutes takes a whole number from 1 to 1440');
+  return value;
 }
 
 interface RestoreOptions {

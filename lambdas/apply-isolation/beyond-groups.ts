@@ -19,6 +19,7 @@ import type { OwnGroups } from '../aws/security-groups.ts';
 import { sendLater } from '../aws/sqs.ts';
 import type { Deps } from './deps.ts';
 import { type Started, settle, store } from './fencing.ts';
+import { standDown } from './standby.ts';
 
 export const REDRIVE_SOURCE = 'casemate.isolation';
 export const REDRIVE_DETAIL_TYPE = 'Look Again';
@@ -44,7 +45,13 @@ export async function beyondGroups(
 ): Promise<IsolationItem> {
   if (started.mode !== 'enforce') return item;
   const now = await addresses(deps, started, item, readBack);
-  return cuts(deps, started, now, readBack, groups);
+  const cut = await cuts(deps, started, now, readBack, groups);
+  if (!(await standDown(deps, cut))) return cut;
+  return storeSteps(
+    deps,
+    cut,
+    cut.steps.filter((step) => step.kind !== 'standby'),
+  );
 }
 
 async function addresses(

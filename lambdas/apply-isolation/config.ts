@@ -16,6 +16,8 @@ export const readConfig = (environment?: Record<string, string>) =>
       GUARDS: json(guardSettings),
       CUT_TRACKED_FLOWS: flag,
       DETACH_ELASTIC_IPS: flag,
+      STANDBY: flag,
+      REPLACEMENTS_PER_HOUR: z.coerce.number().int().min(1),
       OWN_QUEUE_URL: z.url(),
     },
     environment,

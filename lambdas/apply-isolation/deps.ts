@@ -1,3 +1,4 @@
+import type { AutoScalingClient } from '@aws-sdk/client-auto-scaling';
 import type { EC2Client } from '@aws-sdk/client-ec2';
 import type { Enforcement, GuardSettings } from '../../lib/domain/guard.ts';
 import type { ProbationEgress, Profiles } from '../../lib/domain/profiles.ts';
@@ -16,6 +17,10 @@ export interface Deps extends QueueDeps {
   /** Steps of containing a VM beyond its groups; each is off unless somebody wants it. */
   readonly cutTrackedFlows: boolean;
   readonly detachElasticIps: boolean;
+  /** Told before a VM of an Auto Scaling group is contained; undefined where that was not asked for. */
+  readonly autoScaling?: AutoScalingClient;
+  /** In one Auto Scaling group, so many contained VMs are replaced within an hour. */
+  readonly replacementsPerHour: number;
   /** The function's own queue, for a look a little later. */
   readonly ownQueueUrl: string;
   readonly now: () => Date;

@@ -1,4 +1,4 @@
-import { type ContainmentStep, stepReasons } from '../../lib/domain/containment.ts';
+import { type ContainmentStep, type StandbyStep, stepReasons } from '../../lib/domain/containment.ts';
 import {
   type InterfaceRecord,
   type IsolationItem,
@@ -27,6 +27,7 @@ import { putVersioned } from '../aws/dynamodb.ts';
 import { missingGroups, setInterfaceGroups } from '../aws/ec2.ts';
 import type { OwnGroups } from '../aws/security-groups.ts';
 import type { Deps } from './deps.ts';
+import { planStandby, standBy } from './standby.ts';
 
 export type Fence = Extract<ProfileDecision, { kind: 'fence' }>;
 
@@ -58,6 +59,8 @@ export interface Started extends Targeted {
   readonly item: IsolationItem;
   /** Originals that EC2 no longer has, by interface. */
   readonly gone: ReadonlyMap<string, readonly string[]>;
+  /** What came of telling the Auto Scaling group. */
+  readonly stoodBy: StandbyStep['state'] | undefined;
   /** Interfaces that were found in the group that lets everything through. */
   readonly stoodOpen: ReadonlySet<string>;
 }
@@ -155,6 +158,8 @@ export async function start(
   const { instanceId } = on.vm.observation;
   const plan = planOf(deps, on, interfaces, await withoutReturned(deps, on));
   const known = knownOf(before, { profile: fence.profile, definition: on.definition });
+  const standby = await planStandby(deps, on);
+  const kept = standby ? [standby] : (before?.steps ?? []).filter((step) => step.kind === 'standby');
   const planned = nextIsolation(
     before,
     {
@@ -172,13 +177,15 @@ export async function start(
       applied: isWhole(plan) && known.settled,
       interfaces: mode === 'enforce' ? plan.records : notTaken(plan, on),
       drift: mode === 'enforce' ? [...plan.drift, ...known.drift] : [],
-      steps: before?.steps ?? [],
+      steps: [...(before?.steps ?? []).filter((step) => step.kind !== 'standby'), ...kept],
     },
     deps.now(),
   );
   // Record before change: originals that were not stored before the swap are lost with a crash after it.
   // The condition on the version also makes the second of two workers look again.
   const item = await store(deps, before, planned);
+  // Before it is contained: a group that finds it unhealthy would end it.
+  const stoodBy = await standBy(deps, standby, instanceId);
   const gone = new Map<string, readonly string[]>();
   if (mode === 'enforce') {
     // Every interface is tried: one that fails must not leave the others open.
@@ -197,7 +204,7 @@ export async function start(
   const stoodOpen = new Set(
     interfaces.filter((eni) => eni.groups.some((group) => cutGroups.has(group))).map((eni) => eni.id),
   );
-  return { ...on, plan, item, gone, stoodOpen };
+  return { ...on, plan, item, gone, stoodOpen, stoodBy };
 }
 
 /** Nothing is to be changed, and nothing that Casemate may change is left as it should not be. */
@@ -260,9 +267,13 @@ export async function settle(
     return missing ? { ...record, gone: [...missing] } : record;
   });
   const { records, applied } = settleIsolation(started.target, planned, readBack, started.named);
+  const steps = (changed.steps ?? item.steps).map((step) =>
+    step.kind === 'standby' && started.stoodBy ? { ...step, state: started.stoodBy } : step,
+  );
   const reasons = [
     ...item.reasons,
     ...(gone.size > 0 ? ['ORIGINAL_GROUP_GONE'] : []),
+    ...(item.profile === 'quarantine' ? stepReasons(steps) : []),
     ...(changed.reasons ?? []),
   ];
   const next = nextIsolation(
@@ -272,7 +283,7 @@ export async function settle(
       applied,
       interfaces: records,
       reasons: [...new Set(reasons)],
-      steps: changed.steps ?? item.steps,
+      steps,
     },
     deps.now(),
   );

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { AutoScalingClient } from '@aws-sdk/client-auto-scaling';
 import { EC2Client } from '@aws-sdk/client-ec2';
 import { parseProfiles } from '../../lib/domain/profiles.ts';
 import { realQueueDeps, retrying } from '../deps.ts';
@@ -19,5 +20,7 @@ export const handler = createHandler({
   guards: config.GUARDS,
   cutTrackedFlows: config.CUT_TRACKED_FLOWS,
   detachElasticIps: config.DETACH_ELASTIC_IPS,
+  ...(config.STANDBY ? { autoScaling: new AutoScalingClient(retrying) } : {}),
+  replacementsPerHour: config.REPLACEMENTS_PER_HOUR,
   ownQueueUrl: config.OWN_QUEUE_URL,
 });

@@ -99,6 +99,18 @@ export interface CasemateSettings {
    * @default false
    */
   readonly detachElasticIps?: boolean;
+  /**
+   * Put VMs of Auto Scaling groups into standby before they are contained, so that their group does not end them.
+   * Standby that fails never keeps a VM from being contained.
+   * @default false
+   */
+  readonly standby?: boolean;
+  /**
+   * In one Auto Scaling group, so many contained VMs are replaced within an hour; more are contained without, and
+   * an alarm rings.
+   * @default 3
+   */
+  readonly replacementsPerHour?: number;
   /** `execute-api` interface endpoints: the API is private and reachable through these alone. */
   readonly apiVpcEndpointIds?: readonly string[];
 }
@@ -142,6 +154,10 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
   const minimum = settings.guardMinimum;
   if (minimum !== undefined && !(Number.isInteger(minimum) && minimum >= 1)) {
     fault('guardMinimum', `is ${minimum}: use a whole number from 1 on`);
+  }
+  const replacements = settings.replacementsPerHour;
+  if (replacements !== undefined && !(Number.isInteger(replacements) && replacements >= 1)) {
+    fault('replacementsPerHour', `is ${replacements}: use a whole number from 1 on`);
   }
   if (settings.enforceShare !== undefined && mode === 'observe') {
     fault('enforceShare', 'enforces nothing in "observe": set mode to "enforce", too');
@@ -290,6 +306,7 @@ function isCertificate(pem: string): boolean {
 
 export const DEFAULT_OBSERVE_BATCH_WINDOW = Duration.seconds(5);
 export const DEFAULT_REPORT_MAX_AGE = Duration.minutes(15);
+export const DEFAULT_REPLACEMENTS_PER_HOUR = 3;
 export const DEFAULT_GUARD_SHARE = 0.25;
 export const DEFAULT_GUARD_MINIMUM = 5;
 export const DEFAULT_GUARD_WINDOW = Duration.hours(1);

@@ -8,6 +8,7 @@ import * as logs from 'aws-cdk-lib/aws-logs';
 import type * as sns from 'aws-cdk-lib/aws-sns';
 import type * as sqs from 'aws-cdk-lib/aws-sqs';
 import { Construct } from 'constructs';
+import { LAUNCH_HOOK } from '../domain/launch.ts';
 import { AgentAccess } from './agent-access.ts';
 import { AgentApi } from './agent-api.ts';
 import {
@@ -27,6 +28,7 @@ import {
   DEFAULT_GUARD_SHARE,
   DEFAULT_GUARD_WINDOW,
   DEFAULT_OBSERVE_BATCH_WINDOW,
+  DEFAULT_REPLACEMENTS_PER_HOUR,
   DEFAULT_REPORT_MAX_AGE,
   type ProbationEgress,
   SettingsError,
@@ -142,6 +144,7 @@ export class Casemate extends Construct {
       'issue-disk-keys': queue('IssueDiskKeys', none),
       'ingest-report': queue('IngestReport', none),
       'apply-isolation': queue('ApplyIsolation', ISOLATION_BATCH_WINDOW),
+      'complete-launch': queue('CompleteLaunch', none),
     };
 
     const common = {
@@ -212,10 +215,20 @@ export class Casemate extends Construct {
           }),
           CUT_TRACKED_FLOWS: String(props.cutTrackedFlows ?? false),
           DETACH_ELASTIC_IPS: String(props.detachElasticIps ?? false),
+          STANDBY: String(props.standby ?? false),
+          REPLACEMENTS_PER_HOUR: String(props.replacementsPerHour ?? DEFAULT_REPLACEMENTS_PER_HOUR),
           OWN_QUEUE_URL: this.queues['apply-isolation'].queue.queueUrl,
         },
         decidesByPolicy: false,
         profilesFile,
+      }),
+      'complete-launch': new PipelineFunction(this, 'CompleteLaunch', {
+        ...common,
+        ...queueFunction,
+        name: 'complete-launch',
+        description: 'lets VMs that left probation into their Auto Scaling group',
+        environment: { ...table, REJECTED_QUEUE_URL: this.rejected.queueUrl },
+        decidesByPolicy: false,
       }),
       'issue-challenge': new PipelineFunction(this, 'IssueChallenge', {
         ...common,
@@ -322,6 +335,7 @@ export class Casemate extends Construct {
         (props.cutTrackedFlows ?? false) ||
         Object.values(profiles.profiles).some((p) => p.ingress.length > 0 || p.sameTenant),
       movesElasticIps: props.detachElasticIps ?? false,
+      standsBy: props.standby ?? false,
     });
     if (props.cutTrackedFlows) {
       grantSend(
@@ -387,6 +401,7 @@ export class Casemate extends Construct {
       'issue-disk-keys': { size: 10, window: none, maxConcurrency: 10 },
       'ingest-report': { size: 10, window: none, maxConcurrency: 10 },
       // EC2 throttles by account, Region and API: a second's wait for a batch costs an eighth of the calls.
+      'complete-launch': { size: 10, window: none, maxConcurrency: 2 },
       'apply-isolation': { size: 100, window: ISOLATION_BATCH_WINDOW, maxConcurrency: 2 },
     };
     for (const name of QUEUE_FUNCTION_NAMES) {
@@ -413,6 +428,16 @@ export class Casemate extends Construct {
       'Posture Changed',
       'Operator Decided',
     ]);
+    onBus('Launches', this.queues['complete-launch'], OWN_SOURCE, ['Isolation Changed']);
+    new events.Rule(this, 'WaitingLaunches', {
+      description: 'Casemate: a VM has begun to wait in its launch hook',
+      eventPattern: {
+        source: ['aws.autoscaling'],
+        detailType: ['EC2 Instance-launch Lifecycle Action'],
+        detail: { LifecycleHookName: [LAUNCH_HOOK] },
+      },
+      targets: [this.queues['complete-launch'].targetOf()],
+    });
     new events.Rule(this, 'SweepSchedule', {
       description: 'Casemate: look at everything',
       schedule: events.Schedule.rate(SWEEP_EVERY),
@@ -431,6 +456,7 @@ export class Casemate extends Construct {
     const { 'observe-vm': observe, 'issue-disk-keys': issue, 'ingest-report': ingest } = this.functions;
     const {
       'apply-isolation': isolate,
+      'complete-launch': launch,
       'issue-challenge': challenge,
       'enrol-agent': enrol,
       'activate-tpm': activate,
@@ -457,6 +483,8 @@ export class Casemate extends Construct {
       reads: ['vm', 'posture', 'isolation', 'operator', 'guard'],
       puts: ['isolation', 'guard'],
     });
+    this.state.grant(launch.role, { reads: ['vm', 'isolation'], puts: [] });
+    grantContinueLaunch(launch);
     this.state.grant(challenge.role, { reads: [], puts: ['nonce'] });
     this.state.grant(enrol.role, {
       reads: ['vm', 'disk', 'enrol', 'nonce', 'operator'],
@@ -514,7 +542,13 @@ export class Casemate extends Construct {
   }
 }
 
-const QUEUE_FUNCTION_NAMES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
+const QUEUE_FUNCTION_NAMES = [
+  'observe-vm',
+  'issue-disk-keys',
+  'ingest-report',
+  'apply-isolation',
+  'complete-launch',
+] as const;
 type QueueFunctionName = (typeof QUEUE_FUNCTION_NAMES)[number];
 const FUNCTION_NAMES = [
   ...QUEUE_FUNCTION_NAMES,
@@ -558,6 +592,25 @@ function grantEndorsementKeys(fn: PipelineFunction): void {
   Validations.of(fn.role).acknowledge({
     id: `AwsSolutions-IAM5[Resource::${asFindingsName(fn, instances)}]`,
     reason: 'VMs come and go; the key that is read is public.',
+  });
+}
+
+function grantContinueLaunch(fn: PipelineFunction): void {
+  const groups = Stack.of(fn).formatArn({
+    service: 'autoscaling',
+    resource: 'autoScalingGroup:*:autoScalingGroupName',
+    resourceName: '*',
+  });
+  fn.role.addToPolicy(
+    new iam.PolicyStatement({
+      sid: 'ContinueLaunches',
+      actions: ['autoscaling:CompleteLifecycleAction'],
+      resources: [groups],
+    }),
+  );
+  Validations.of(fn.role).acknowledge({
+    id: `AwsSolutions-IAM5[Resource::${asFindingsName(fn, groups)}]`,
+    reason: 'Any Auto Scaling group may have the launch hook; the call names the hook.',
   });
 }
 

@@ -55,6 +55,8 @@ const schema = z.strictObject({
   enforceShare: number.optional(),
   cutTrackedFlows: boolean.optional(),
   detachElasticIps: boolean.optional(),
+  standby: boolean.optional(),
+  replacementsPerHour: number.optional(),
   alarmTopicArn: z
     .string()
     .regex(/^arn:[^:]+:sns:[^:]+:\d{12}:[^:]+$/, { error: 'must be the ARN of an SNS topic' })

@@ -74,6 +74,11 @@ export class Health extends Construct {
         'Somebody keeps changing the groups of a fenced interface: it is left for ten minutes; find out who (CloudTrail)',
         isolationMetric('DriftFought'),
       ),
+      this.alarm(
+        'replacements-halted',
+        'Too many VMs of an Auto Scaling group were contained and replaced within an hour: look at its image',
+        isolationMetric('ReplacementsHalted'),
+      ),
       this.alarm('disks-without-key', 'A disk in scope has had no key for more than 5 minutes', missing),
       this.alarm(
         'sweep-stopped',

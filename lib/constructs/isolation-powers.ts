@@ -14,6 +14,8 @@ export interface IsolationPowersProps {
   readonly opensGroups: boolean;
   /** Quarantine takes Elastic IP addresses. */
   readonly movesElasticIps: boolean;
+  /** VMs of Auto Scaling groups are put into standby before they are contained. */
+  readonly standsBy: boolean;
 }
 
 /**
@@ -105,6 +107,24 @@ export class IsolationPowers extends Construct {
           resources: [arn('elastic-ip'), arn('network-interface'), arn('instance')],
         }),
       );
+    }
+    const scalingGroups = Stack.of(this).formatArn({
+      service: 'autoscaling',
+      resource: 'autoScalingGroup:*:autoScalingGroupName',
+      resourceName: '*',
+    });
+    if (props.standsBy) {
+      role.addToPolicy(
+        new iam.PolicyStatement({
+          sid: 'PutVmsIntoStandby',
+          actions: ['autoscaling:EnterStandby', 'autoscaling:ExitStandby'],
+          resources: [scalingGroups],
+        }),
+      );
+      Validations.of(role).acknowledge({
+        id: `AwsSolutions-IAM5[Resource::${asFindingsName(this, scalingGroups)}]`,
+        reason: 'Any Auto Scaling group may have a VM that is to be contained.',
+      });
     }
     role.addToPolicy(
       new iam.PolicyStatement({

@@ -17,6 +17,15 @@ export const containmentStep = z.discriminatedUnion('kind', [
     attempts: z.number().int(),
     at: utcTime,
   }),
+  /** Its Auto Scaling group no longer counts on the VM, and does not end it. */
+  z.strictObject({
+    kind: z.literal('standby'),
+    autoScalingGroup: z.string(),
+    /** The group starts another in its place. */
+    replaced: z.boolean(),
+    state: z.enum(['planned', 'done', 'failed']),
+    at: utcTime,
+  }),
   /** An Elastic IP address is taken from the interface. */
   z.strictObject({
     kind: z.literal('elastic-ip'),
@@ -29,6 +38,7 @@ export const containmentStep = z.discriminatedUnion('kind', [
 ]);
 export type ContainmentStep = z.infer<typeof containmentStep>;
 export type CutStep = Extract<ContainmentStep, { kind: 'cut' }>;
+export type StandbyStep = Extract<ContainmentStep, { kind: 'standby' }>;
 export type AddressStep = Extract<ContainmentStep, { kind: 'elastic-ip' }>;
 
 /** After so many the cut is given up and reported: each one opens the interface for a moment. */
@@ -85,15 +95,18 @@ export function cutsDone(
   );
 }
 
+type StepReason = 'CUT_REFUSED_PUBLIC' | 'CUT_FAILED' | 'STANDBY_FAILED' | 'REPLACEMENTS_HALTED';
+
 /** What steps that did not come through mean for the VM. */
-export function stepReasons(
-  steps: readonly ContainmentStep[],
-): readonly ('CUT_REFUSED_PUBLIC' | 'CUT_FAILED')[] {
-  const states = new Set(steps.flatMap((step) => (step.kind === 'cut' ? [step.state] : [])));
-  return [
-    ...(states.has('refused') ? (['CUT_REFUSED_PUBLIC'] as const) : []),
-    ...(states.has('failed') ? (['CUT_FAILED'] as const) : []),
-  ];
+export function stepReasons(steps: readonly ContainmentStep[]): readonly StepReason[] {
+  const cuts = new Set(steps.flatMap((step) => (step.kind === 'cut' ? [step.state] : [])));
+  const standby = steps.find((step) => step.kind === 'standby');
+  const reasons: StepReason[] = [];
+  if (cuts.has('refused')) reasons.push('CUT_REFUSED_PUBLIC');
+  if (cuts.has('failed')) reasons.push('CUT_FAILED');
+  if (standby?.state === 'failed') reasons.push('STANDBY_FAILED');
+  if (standby && !standby.replaced) reasons.push('REPLACEMENTS_HALTED');
+  return reasons;
 }
 
 /** An Elastic IP address and where it is. */

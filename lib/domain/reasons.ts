@@ -197,6 +197,10 @@ export const REASONS = {
   GUARD_REACHED:
     'Policy contained as many VMs of the VPC, Auto Scaling group or tenant as it may; this one waits where it is. Look at casemate guard list, then casemate quarantine, or casemate guard open.',
   PROTECTED_FROM_POLICY: 'The VM is on the list that policy never contains. An operator can.',
+  STANDBY_FAILED:
+    'The Auto Scaling group could not be told that the VM is contained: it may end it, and its evidence with it.',
+  REPLACEMENTS_HALTED:
+    'Too many VMs of the Auto Scaling group were replaced within an hour: this one is contained and no other is started in its place. Raise the desired capacity once the cause is known.',
   TENANT_CHANGED:
     'The tenant tag names another than before; the former counts until an operator confirms: casemate tenant.',
   CUT_REFUSED_PUBLIC:

@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import { readConfig as activateTpm } from '../../lambdas/activate-tpm/config.ts';
 import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
+import { readConfig as completeLaunch } from '../../lambdas/complete-launch/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
 import { readConfig as ingestReport } from '../../lambdas/ingest-report/config.ts';
@@ -23,6 +24,7 @@ const READ: Record<FunctionName, (environment: Record<string, string>) => object
   'issue-disk-keys': issueDiskKeys,
   'ingest-report': ingestReport,
   'apply-isolation': applyIsolation,
+  'complete-launch': completeLaunch,
   'issue-challenge': issueChallenge,
   'enrol-agent': enrolAgent,
   'list-disks': listDisks,

@@ -42,16 +42,19 @@ describe('alarms', () => {
     ]);
   });
 
-  test.each(['GuardReached', 'DriftFought'])('%s of apply-isolation rings', (metric) => {
-    expect(alarms.filter((a) => a.MetricName === metric)).toMatchObject([
-      {
-        Namespace: 'Casemate',
-        Dimensions: [{ Name: 'service', Value: 'apply-isolation' }],
-        Threshold: 1,
-        Statistic: 'Sum',
-      },
-    ]);
-  });
+  test.each(['GuardReached', 'DriftFought', 'ReplacementsHalted'])(
+    '%s of apply-isolation rings',
+    (metric) => {
+      expect(alarms.filter((a) => a.MetricName === metric)).toMatchObject([
+        {
+          Namespace: 'Casemate',
+          Dimensions: [{ Name: 'service', Value: 'apply-isolation' }],
+          Threshold: 1,
+          Statistic: 'Sum',
+        },
+      ]);
+    },
+  );
 
   test('a sweep that does not run rings, although it then says nothing', () => {
     expect(about(stack.fn('sweep').id, 'Invocations')).toMatchObject([

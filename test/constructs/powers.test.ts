@@ -12,7 +12,7 @@ import {
 
 const stack = synthesize();
 /** With every step of containing a VM that can be asked for, and so with every power that its code can use. */
-const withAllSteps = synthesize({ cutTrackedFlows: true, detachElasticIps: true });
+const withAllSteps = synthesize({ cutTrackedFlows: true, detachElasticIps: true, standby: true });
 const allRoles = stack.ofType('AWS::IAM::Role').map((role) => ({ role, powers: stack.powersOf(role) }));
 
 const touches = (statement: Statement, id: string) => statement.resources.some((r) => r.includes(`"${id}"`));
@@ -47,6 +47,7 @@ const TWO_ACTIONS: Record<string, readonly string[]> = {
 };
 
 const SERVICE: Record<string, string> = {
+  'client-auto-scaling': 'autoscaling',
   'client-dynamodb': 'dynamodb',
   'client-ec2': 'ec2',
   'client-eventbridge': 'events',
@@ -243,6 +244,7 @@ describe('the kinds of the state table', () => {
       BatchGetItem: ['vm', 'posture', 'isolation', 'operator', 'guard'],
       PutItem: ['isolation', 'guard'],
     },
+    'complete-launch': { BatchGetItem: ['vm', 'isolation'] },
     'issue-challenge': { PutItem: ['nonce'] },
     'enrol-agent': {
       BatchGetItem: ['vm', 'disk', 'enrol', 'nonce', 'operator'],

@@ -101,6 +101,7 @@ export const FUNCTIONS = {
   'issue-disk-keys': 'IssueDiskKeys',
   'ingest-report': 'IngestReport',
   'apply-isolation': 'ApplyIsolation',
+  'complete-launch': 'CompleteLaunch',
   'issue-challenge': 'IssueChallenge',
   'enrol-agent': 'EnrolAgent',
   'list-disks': 'ListDisks',
@@ -115,7 +116,13 @@ export const FUNCTIONS = {
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;
 export const FUNCTION_NAMES = Object.keys(FUNCTIONS) as FunctionName[];
-export const QUEUE_DRIVEN = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
+export const QUEUE_DRIVEN = [
+  'observe-vm',
+  'issue-disk-keys',
+  'ingest-report',
+  'apply-isolation',
+  'complete-launch',
+] as const;
 
 export function synthesize(
   props: CasemateProps = {},

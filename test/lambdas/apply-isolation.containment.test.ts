@@ -1,3 +1,4 @@
+import { AutoScalingClient } from '@aws-sdk/client-auto-scaling';
 import { describe, expect, test } from '@jest/globals';
 import { parseProfiles } from '../../lib/domain/profiles.ts';
 import type { WorldVm } from '../world/ec2.ts';
@@ -428,6 +429,83 @@ describe('Elastic IP addresses', () => {
     }
     throw new Error('the worker died thirty times');
   }, 60_000);
+});
+
+describe('a VM of an Auto Scaling group', () => {
+  const inGroup = { tags: { 'casemate:protect': 'true', 'aws:autoscaling:groupName': 'web' } };
+  let asked: { readonly call: string; readonly input: Record<string, unknown> }[];
+  let answer: () => Promise<unknown>;
+  const standby = (overrides: Partial<IsolationSettings> = {}): Partial<IsolationSettings> => {
+    asked = [];
+    answer = async () => ({});
+    const autoScaling = Object.create(AutoScalingClient.prototype) as AutoScalingClient;
+    autoScaling.send = (async (command: { input: Record<string, unknown> }) => {
+      asked.push({ call: command.constructor.name.replace(/Command$/, ''), input: command.input });
+      return answer();
+    }) as never;
+    return { autoScaling, ...overrides };
+  };
+
+  test('goes into standby before it is contained, and back into service once its groups were given back', async () => {
+    const [vm] = await start(standby(), 1, inGroup);
+    operator(vm);
+    let groupsThen: string[][] = [];
+    answer = async () => {
+      groupsThen = groupsOn(vm);
+      return {};
+    };
+    await run(vm);
+    expect(groupsThen).toEqual([ORIGINALS]);
+    expect(asked).toEqual([
+      {
+        call: 'EnterStandby',
+        input: {
+          AutoScalingGroupName: 'web',
+          InstanceIds: [vm.id],
+          ShouldDecrementDesiredCapacity: false,
+        },
+      },
+    ]);
+    expect(item(vm)).toMatchObject({ applied: true, steps: [{ kind: 'standby', state: 'done' }] });
+    operator(vm, { quarantine: undefined });
+    judged(vm, 'compliant');
+    await run(vm);
+    expect(asked.at(-1)).toMatchObject({ call: 'ExitStandby', input: { InstanceIds: [vm.id] } });
+    expect(item(vm)).toMatchObject({ profile: 'workload', applied: true, steps: [] });
+  });
+
+  test('is contained all the same when it cannot be put into standby, and that is said', async () => {
+    const [vm] = await start(standby(), 1, inGroup);
+    answer = async () => {
+      throw Object.assign(new Error('not in service'), { name: 'ValidationError' });
+    };
+    operator(vm);
+    await expect(run(vm)).resolves.toEqual({ batchItemFailures: [] });
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+    expect(said()).toContain('STANDBY_FAILED');
+    await run(vm);
+    expect(asked).toHaveLength(1);
+  });
+
+  test('is replaced only so often within an hour, and contained all the same', async () => {
+    const vms = await start(standby({ replacementsPerHour: 2 }), 3, inGroup);
+    for (const vm of vms) {
+      operator(vm);
+      await run(vm);
+    }
+    expect(asked.map(({ input }) => input['ShouldDecrementDesiredCapacity'])).toEqual([false, false, true]);
+    for (const vm of vms) expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+    expect(item(vms[2] as WorldVm)['reasons']).toContain('REPLACEMENTS_HALTED');
+  });
+
+  test('is contained without a replacement when the breaker cannot be read', async () => {
+    const [vm] = await start(standby(), 1, inGroup);
+    world.rows.set('guard#replacements/web', { pk: 'guard#replacements/web', nonsense: true });
+    operator(vm);
+    await run(vm);
+    expect(asked[0]?.input).toMatchObject({ ShouldDecrementDesiredCapacity: true });
+    expect(groupsOn(vm)).toEqual([[idOf('casemate-quarantine')]]);
+  });
 });
 
 describe('profiles of a deployment', () => {

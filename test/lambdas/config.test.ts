@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import { readConfig as activateTpm } from '../../lambdas/activate-tpm/config.ts';
 import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
+import { readConfig as completeLaunch } from '../../lambdas/complete-launch/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
 import { EnvironmentError } from '../../lambdas/environment.ts';
@@ -57,6 +58,8 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
       GUARDS: JSON.stringify(guards),
       CUT_TRACKED_FLOWS: 'false',
       DETACH_ELASTIC_IPS: 'true',
+      STANDBY: 'false',
+      REPLACEMENTS_PER_HOUR: '3',
       OWN_QUEUE_URL: 'https://sqs.example/apply-isolation',
     },
   ],
@@ -111,6 +114,7 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
     activateTpm,
     { ...common, BUS_NAME: 'casemate', API_ORIGIN: 'https://api.example', CALLER_IDENTITY: 'iam' },
   ],
+  ['complete-launch', completeLaunch, { ...common, REJECTED_QUEUE_URL: 'https://sqs.example/rejected' }],
 ];
 
 /** The variables that an error names, in its own words. */

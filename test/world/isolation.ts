@@ -28,6 +28,7 @@ export function isolationSettings(mode: Mode, overrides: Partial<IsolationSettin
     },
     cutTrackedFlows: false,
     detachElasticIps: false,
+    replacementsPerHour: 3,
     ownQueueUrl: ISOLATION_QUEUE_URL,
     ...overrides,
   };

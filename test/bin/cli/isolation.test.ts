@@ -58,6 +58,11 @@ inAws(
           const all = found.map((row) => marshall(row, { removeUndefinedValues: true }));
           return answer({ Responses: { [name]: all }, UnprocessedKeys: {} });
         }
+        if (target.endsWith('.Scan')) {
+          const found = [...rows.values()].filter((row) => String(row['pk']).startsWith('guard#'));
+          const all = found.map((row) => marshall(row, { removeUndefinedValues: true }));
+          return answer({ Count: all.length, Items: all });
+        }
         if (target.endsWith('.PutItem')) {
           meanwhile?.();
           meanwhile = undefined;
@@ -279,11 +284,41 @@ inAws(
       expect(stdout).not.toContain('ModifyNetworkInterfaceAttribute');
     });
 
+    test('guard open lets policy go on for a while, and guard list shows who said so', async () => {
+      const contained = [{ instanceId: VM_ID, at: AT }];
+      const guard = { pk: 'guard#vpc/vpc-1', version: 3, scope: 'vpc/vpc-1', contained, reachedAt: AT };
+      put(guard);
+      expect(await run('guard', 'open', 'vpc/vpc-1', '--reason', 'known rollout')).toMatchObject({
+        status: 0,
+      });
+      expect(rows.get(guard.pk)).toMatchObject({
+        version: 4,
+        contained,
+        open: { by: ADA, reason: 'known rollout' },
+      });
+      const { stdout } = await run('guard', 'list');
+      expect(stdout).toContain(`vpc/vpc-1  reached at ${AT}: VMs wait`);
+      expect(stdout).toContain(`by ${ADA}: known rollout`);
+      expect(stdout).toContain(`${VM_ID} contained at ${AT}`);
+    });
+
+    test('tenant confirms what the tag says, and nothing else', async () => {
+      put(aVm({ observation: { tags: { 'casemate:tenant': 'umbrella' } } }));
+      expect(await run('tenant', VM_ID, 'acme', '--reason', 'x')).toMatchObject({
+        status: 1,
+        stderr: expect.stringContaining('is not tagged casemate:tenant=acme, but umbrella'),
+      });
+      expect(await run('tenant', VM_ID, 'umbrella', '--reason', 'moved')).toMatchObject({ status: 0 });
+      expect(stored()).toMatchObject({ tenant: { tenant: 'umbrella', by: ADA, reason: 'moved' } });
+      expect(posted.map((e) => e.DetailType)).toEqual(['Operator Decided']);
+    });
+
     test.each<[string, string[], RegExp]>([
       ['no reason', ['quarantine', VM_ID], /required option '--reason/],
       ['a reason without a word', ['quarantine', VM_ID, '--reason', ' '], /--reason takes a text/],
       ['no VM', ['quarantine', 'vol-00000001', '--reason', 'x'], /is not an instance id/],
       ['a demand without a reason', ['policy', 'relax', VM_ID], /--reason/],
+      ['a guard of nothing', ['guard', 'open', 'vpc-1', '--reason', 'x'], /is no scope/],
       ['an unknown profile', ['plan', VM_ID, '--profile', 'open'], /Allowed choices are probation/],
       [
         'groups that are none',

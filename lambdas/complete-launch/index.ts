@@ -1,0 +1,15 @@
+import { AutoScalingClient } from '@aws-sdk/client-auto-scaling';
+import { SQSClient } from '@aws-sdk/client-sqs';
+import { realTable, realTelemetry, retrying } from '../deps.ts';
+import { readConfig } from './config.ts';
+import { createHandler } from './handler.ts';
+
+const config = readConfig();
+
+export const handler = createHandler({
+  ...realTelemetry(),
+  sqs: new SQSClient(retrying),
+  rejectedQueueUrl: config.REJECTED_QUEUE_URL,
+  table: realTable(config.TABLE_NAME),
+  autoScaling: new AutoScalingClient(retrying),
+});
