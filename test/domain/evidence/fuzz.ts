@@ -36,7 +36,13 @@ function snpTargets(): Target[] {
     readonly validate_at: string;
   }
   const { reports } = vectorJson<{ reports: Record<string, Entry> }>('snp/expected.json');
-  const policy = { ...defaultSnpPolicy, vmpl: [0, 1], allowDebug: true, minimumTcb: {}, allowMigrationAgent: true };
+  const policy = {
+    ...defaultSnpPolicy,
+    vmpl: [0, 1],
+    allowDebug: true,
+    minimumTcb: {},
+    allowMigrationAgent: true,
+  };
   return Object.entries(reports).flatMap(([name, entry]) => {
     const report = vector(`snp/${entry.file}`);
     const chain = [entry.leaf, entry.ca, entry.root].map((file) => vector(`snp/${file}`)).map(derOf);
@@ -53,8 +59,7 @@ function snpTargets(): Target[] {
         format,
         part: `certificate ${place}`,
         genuine,
-        verify: (bytes: Buffer) =>
-          verifySnp({ report, certificates: chain.with(place, bytes), at, policy }),
+        verify: (bytes: Buffer) => verifySnp({ report, certificates: chain.with(place, bytes), at, policy }),
       })),
     ];
   });
@@ -100,7 +105,10 @@ function tdxTargets(): Target[] {
       // White space between the members of JSON says nothing; what is signed is signed as text.
       isHarmless: (changed, genuine) => {
         try {
-          return JSON.stringify(lowered(JSON.parse(`${changed}`))) === JSON.stringify(lowered(JSON.parse(`${genuine}`)));
+          return (
+            JSON.stringify(lowered(JSON.parse(`${changed}`))) ===
+            JSON.stringify(lowered(JSON.parse(`${genuine}`)))
+          );
         } catch {
           return false;
         }
@@ -144,7 +152,8 @@ function tpmTargets(): Target[] {
         ? {
             isHarmless: (changed: Buffer, genuine: Buffer) => {
               try {
-                const plain = (bytes: Buffer) => JSON.stringify(lowered(JSON.parse(`${bytes}`))).replaceAll('0x', '');
+                const plain = (bytes: Buffer) =>
+                  JSON.stringify(lowered(JSON.parse(`${bytes}`))).replaceAll('0x', '');
                 return plain(changed) === plain(genuine);
               } catch {
                 return false;
@@ -163,7 +172,8 @@ function identityTargets(): Target[] {
   const verify = (bytes: Buffer) =>
     verifyIdentity(bytes.toString('latin1'), { issuers, at: new Date('2026-06-01T00:00:00Z') });
   // The signature algorithm has two names, outside the signature.
-  const named = (bytes: Buffer) => bytes.toString('hex').replaceAll('2a864886f70d01010b', '2a864886f70d010101');
+  const named = (bytes: Buffer) =>
+    bytes.toString('hex').replaceAll('2a864886f70d01010b', '2a864886f70d010101');
   return [
     {
       format: 'identity',
@@ -199,7 +209,8 @@ const changes: Readonly<Record<string, Change>> = {
   },
   bytes: (genuine) => {
     const changed = Buffer.from(genuine);
-    for (let count = 1 + randomInt(8); count > 0; count--) changed[randomInt(genuine.length)] = randomInt(256);
+    for (let count = 1 + randomInt(8); count > 0; count--)
+      changed[randomInt(genuine.length)] = randomInt(256);
     return changed;
   },
   truncation: (genuine) => genuine.subarray(0, randomInt(genuine.length)),
@@ -338,7 +349,14 @@ while (Date.now() < until && faults.length < 20) {
 function costOf(name: string, piece: Buffer): number {
   const { stdout } = spawnSync(
     process.execPath,
-    ['--no-warnings', fileURLToPath(import.meta.url), '--format', name.split(',')[0] ?? '', '--measure', name],
+    [
+      '--no-warnings',
+      fileURLToPath(import.meta.url),
+      '--format',
+      name.split(',')[0] ?? '',
+      '--measure',
+      name,
+    ],
     { input: piece, encoding: 'utf8' },
   );
   return stdout === '' ? Number.POSITIVE_INFINITY : Number(stdout);

@@ -288,7 +288,8 @@ describe('a TDX quote is not believed', () => {
       'the chain of a revocation list is another Intel’s',
       {},
       withCollateral({
-        file: (file) => Object.assign(file, { pck_crl_issuer_chain: chainOf(others.platformCa, others.root) }),
+        file: (file) =>
+          Object.assign(file, { pck_crl_issuer_chain: chainOf(others.platformCa, others.root) }),
       }),
       'ROOT_NOT_PINNED',
     ],

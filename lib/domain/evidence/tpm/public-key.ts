@@ -56,7 +56,9 @@ function bare(spki: Uint8Array): TpmPublicKey {
 /** One PEM block and nothing else (RFC 7468). */
 function fromPem(pem: string): Uint8Array {
   const block =
-    /^-----BEGIN PUBLIC KEY-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END PUBLIC KEY-----(?:\r?\n)?$/.exec(pem);
+    /^-----BEGIN PUBLIC KEY-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END PUBLIC KEY-----(?:\r?\n)?$/.exec(
+      pem,
+    );
   if (!block?.[1]) throw odd('not one PEM block of a public key alone');
   return decodeBase64Lines(block[1]);
 }
