@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -309,7 +310,7 @@ describe('casemate verify as a process of its own', () => {
     expect(refused).toMatchObject({ code: 1, err: '' });
     expect(JSON.parse(refused.out)).toMatchObject({ accepted: false, reasons: ['ROOT_NOT_PINNED'] });
     expect(wrong).toEqual({ code: 2, out: '', err: "error: unknown option '--nonsense'\n" });
-  });
+  }, 60_000);
 });
 
 describe('casemate verify on recorded evidence', () => {
@@ -358,6 +359,32 @@ describe('casemate verify on recorded evidence', () => {
     expect(await quote('v4-uptodate', '2025-06-20T00:00:00Z', ...collateral('v4-uptodate'))).toBe(0);
     expect(await quote('v5-tcb-outdated', '2026-02-20T00:00:00Z', ...collateral('v5-tcb-outdated'))).toBe(1);
     expect(await quote('v4-debug-td', '2023-02-08T12:00:00Z')).toBe(1);
+  });
+
+  recorded('gives each TPM quote its expected result, in files and over its own nonce alone', async () => {
+    interface Quote {
+      readonly attest_hex: string;
+      readonly signature_hex: string;
+      readonly ak_spki_der_b64: string;
+      readonly pcrs: object;
+      readonly expected_nonce_hex: string;
+    }
+    for (const name of ['nitrotpm-ecc-quote', 'swtpm-rsa-quote', 'vtpm-rsa-quote-24']) {
+      const quote = vectorJson<Quote>(`tpm/${name}.json`);
+      const files = {
+        attest: Buffer.from(quote.attest_hex, 'hex'),
+        signature: Buffer.from(quote.signature_hex, 'hex'),
+        ak: Buffer.from(quote.ak_spki_der_b64, 'base64'),
+        pcrs: Buffer.from(JSON.stringify(quote.pcrs)),
+      };
+      const args = Object.entries(files).flatMap(([part, bytes]) => {
+        writeFileSync(join(folder, `quote.${part}`), bytes);
+        return [`--${part}`, join(folder, `quote.${part}`)];
+      });
+      const code = async (nonce: string) => (await run(['tpm', ...args, '--nonce', nonce], vendors)).code;
+      expect([name, await code(quote.expected_nonce_hex)]).toEqual([name, 0]);
+      expect([name, await code('00'.repeat(32))]).toEqual([name, 1]);
+    }
   });
 
   recorded('gives each identity document its expected result', async () => {

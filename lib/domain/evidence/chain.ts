@@ -79,23 +79,17 @@ function dropOldest(entries: Map<string, object> | Set<string>, size: number): v
 
 /**
  * Verifies a path from the leaf (first) to a pinned root (last), by RFC 5280 §6 without policies and name
- * constraints, which no vendor uses: pin, order by names, dates, usages, path lengths, algorithms, signatures.
+ * constraints, which no vendor uses: order by names, pin, dates, usages, path lengths, algorithms, signatures.
  */
 export function verifyChain(chain: readonly Certificate[], rules: ChainRules): void {
   const [leaf, ...authorities] = chain;
   const root = authorities.at(-1);
   if (!leaf || !root) throw new EvidenceError('CHAIN_INCOMPLETE', `${chain.length} certificates`);
+  requireOrder(chain);
   if (!rules.roots.includes(root.fingerprint) && !rules.roots.includes(root.keyFingerprint)) {
     throw new EvidenceError('ROOT_NOT_PINNED', `${root.subjectText}, SHA-256 ${root.fingerprint}`);
   }
   chain.forEach((certificate, index) => {
-    const issuer = chain[index + 1] ?? root;
-    if (!equalBytes(certificate.issuer, issuer.subject)) {
-      throw new EvidenceError(
-        'CHAIN_OUT_OF_ORDER',
-        `${certificate.subjectText} was not issued by ${issuer.subjectText}`,
-      );
-    }
     requireValidAt(certificate, rules.at);
     requireUnderstood(certificate);
     if (index === 0) requireLeaf(certificate, rules);
@@ -103,6 +97,19 @@ export function verifyChain(chain: readonly Certificate[], rules: ChainRules): v
   });
   chain.forEach((certificate, index) => {
     requireSigned(certificate, chain[index + 1] ?? root, rules);
+  });
+}
+
+/** Before anything else: of certificates in the wrong order the last one is no root, which would say little. */
+function requireOrder(chain: readonly Certificate[]): void {
+  chain.slice(1).forEach((issuer, index) => {
+    const certificate = chain[index];
+    if (certificate && !equalBytes(certificate.issuer, issuer.subject)) {
+      throw new EvidenceError(
+        'CHAIN_OUT_OF_ORDER',
+        `${certificate.subjectText} was not issued by ${issuer.subjectText}`,
+      );
+    }
   });
 }
 

@@ -207,7 +207,19 @@ describe('an SEV-SNP report is not believed', () => {
       'its root is another product’s',
       {},
       { certificates: [vcekChain[0] as Buffer, amd.ask.Milan.der, amd.ark.Genoa.der] },
-      'ROOT_NOT_PINNED',
+      'CHAIN_OUT_OF_ORDER',
+    ],
+    [
+      'its key stands last',
+      {},
+      { certificates: [amd.ark.Milan.der, amd.ask.Milan.der, vcekChain[0] as Buffer] },
+      'CHAIN_OUT_OF_ORDER',
+    ],
+    [
+      'its intermediate and root changed places',
+      {},
+      { certificates: [vcekChain[0] as Buffer, amd.ark.Milan.der, amd.ask.Milan.der] },
+      'CHAIN_OUT_OF_ORDER',
     ],
     [
       'the intermediate is missing',

@@ -218,7 +218,7 @@ describe('a TDX quote is not believed', () => {
       'its chain stands root-first',
       { chain: chainOf(intel.pck, intel.root, intel.platformCa) },
       {},
-      'ROOT_NOT_PINNED',
+      'CHAIN_OUT_OF_ORDER',
     ],
     [
       'its chain is another Intel’s',
@@ -284,6 +284,15 @@ describe('a TDX quote is not believed', () => {
       }),
       'TDX_COLLATERAL_INVALID',
     ],
+    [
+      'the chain of a revocation list is another Intel’s',
+      {},
+      withCollateral({
+        file: (file) =>
+          Object.assign(file, { pck_crl_issuer_chain: chainOf(others.platformCa, others.root) }),
+      }),
+      'ROOT_NOT_PINNED',
+    ],
     ['its PCK is revoked', {}, withCollateral({ revokedByPlatform: [99, 23] }), 'CERTIFICATE_REVOKED'],
     ['its platform authority is revoked', {}, withCollateral({ revokedByRoot: [21] }), 'CERTIFICATE_REVOKED'],
     [
@@ -337,6 +346,26 @@ describe('a TDX quote is malformed', () => {
       'TDX_MALFORMED',
     ],
     ['it has no certificates', { chain: '\0' }, {}, 'INPUT_EMPTY'],
+    [
+      'its collateral says something that nobody reads',
+      {},
+      withCollateral({ file: (file) => Object.assign(file, { note: 'x' }) }),
+      'TDX_COLLATERAL_MALFORMED',
+    ],
+    [
+      'its collateral begins with a byte order mark',
+      {},
+      { collateral: Buffer.concat([Buffer.of(0xef, 0xbb, 0xbf), usualCollateral]) },
+      'TDX_COLLATERAL_MALFORMED',
+    ],
+    [
+      'its collateral has hex in both cases',
+      {},
+      withCollateral({
+        file: (file) => Object.assign(file, { pck_crl: `${file['pck_crl']}`.replace(/[a-f]/, 'A') }),
+      }),
+      'TDX_COLLATERAL_MALFORMED',
+    ],
     ['its collateral is not JSON', {}, { collateral: Buffer.from('x') }, 'TDX_COLLATERAL_MALFORMED'],
     [
       'its collateral lacks a text',
@@ -393,6 +422,12 @@ describe('the bytes of a TDX quote and its collateral', () => {
     const policy = withPolicy({ requireCollateral: false });
     const verify = (changed: Buffer) => verifyWith(changed, { collateral: undefined, cache, ...policy });
     expectNoMutationAccepted(makeQuote(intel), verify, { runs: 500 });
+  });
+
+  test('of its collateral neither', () => {
+    const quote = makeQuote(intel);
+    const verify = (changed: Buffer) => verifyWith(quote, { collateral: changed, cache });
+    expectNoMutationAccepted(Buffer.from(usualCollateral), verify, { runs: 300 });
   });
 });
 

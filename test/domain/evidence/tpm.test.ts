@@ -291,6 +291,9 @@ describe('a TPM quote is malformed', () => {
     expectNoMutationAccepted(Buffer.from(usual.signature), verify('signature'), { runs: 400 });
     const file = makeSerialized();
     expectNoMutationAccepted(file, (bytes) => verifyWith({ pcrs: bytes }), { runs: 400 });
+    const key = spki(akKeys.publicKey);
+    expectNoMutationAccepted(key, (bytes) => verifyWith({ ak: bytes }), { runs: 200 });
+    expectNoMutationAccepted(pcrJson(), (bytes) => verifyWith({ pcrs: bytes }), { runs: 400 });
   });
 });
 

@@ -18,6 +18,11 @@ export interface KeyCertificate {
 const arc = '1.3.6.1.4.1.3704.1';
 const products: readonly string[] = ['Milan', 'Genoa', 'Turin'] satisfies Product[];
 
+/** Whether it says of which product it is, as a VCEK or VLEK does and an authority does not. */
+export function isKeyCertificate({ extensions }: Certificate): boolean {
+  return extensions.has(`${arc}.2`);
+}
+
 /** Reads AMD's extensions; a certificate without them is not a VCEK or VLEK. */
 export function readKeyCertificate(certificate: Certificate): KeyCertificate {
   const { extensions, publicKey } = certificate;

@@ -5,7 +5,7 @@ import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
 import { type Checklist, type Trust, trustOf } from '../verdict.ts';
 import type { SnpReport } from './bytes.ts';
-import { type KeyCertificate, readKeyCertificate } from './key-certificate.ts';
+import { isKeyCertificate, type KeyCertificate, readKeyCertificate } from './key-certificate.ts';
 import { componentsBelow, type Product, productOf, readTcb, type Tcb } from './tcb.ts';
 
 /** SHA-256 of the root certificate of each product. */
@@ -37,6 +37,9 @@ export function readSnpEvidence(
   const chain = certificates.flatMap((bytes) => parseCertificates(bytes, cache?.read));
   const [leaf] = chain;
   if (!leaf) throw new EvidenceError('CHAIN_INCOMPLETE', 'no certificates');
+  if (!isKeyCertificate(leaf) && chain.some(isKeyCertificate)) {
+    throw new EvidenceError('CHAIN_OUT_OF_ORDER', 'the VCEK or VLEK is not the first');
+  }
   const key = readKeyCertificate(leaf);
   // Version 2 does not say which processor made it, and is read in the layout that all had then.
   const product = report.cpu ? productOf(report.cpu) : key.product;

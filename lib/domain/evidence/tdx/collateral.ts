@@ -9,20 +9,21 @@ import { isSigned, type TdxTrust } from './verify.ts';
 const maxCollateralBytes = 1_048_576;
 
 const hexText = (bytes: number) => z.string().regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`));
-const anyHex = z.string().regex(/^(?:[0-9a-fA-F]{2})+$/);
+// In one case: a letter in the other one would be a change that no signature covers.
+const unsignedHex = z.string().regex(/^(?:(?:[0-9a-f]{2})+|(?:[0-9A-F]{2})+)$/);
 const instant = z.iso.datetime().transform((value) => new Date(value));
 
 /** The file that Intel's PCS answers are commonly kept in: texts as they were signed, signatures and lists in hex. */
-const fileSchema = z.object({
+const fileSchema = z.strictObject({
   pck_crl_issuer_chain: z.string(),
-  root_ca_crl: anyHex,
-  pck_crl: anyHex,
+  root_ca_crl: unsignedHex,
+  pck_crl: unsignedHex,
   tcb_info_issuer_chain: z.string(),
   tcb_info: z.string(),
-  tcb_info_signature: hexText(64),
+  tcb_info_signature: unsignedHex.length(128),
   qe_identity_issuer_chain: z.string(),
   qe_identity: z.string(),
-  qe_identity_signature: hexText(64),
+  qe_identity_signature: unsignedHex.length(128),
 });
 
 const svn = z.int().min(0).max(65_535);
@@ -87,13 +88,15 @@ export interface Collateral {
   readonly qeIdentity: QeIdentity;
   readonly signed: readonly SignedText[];
   readonly pckCrl: RevocationList;
+  /** Of the authority that issued the PCK certificate, and the list. */
+  readonly pckCrlChain: readonly Certificate[];
   readonly rootCrl: RevocationList;
 }
 
 /** Reads collateral; each text is kept exactly as it stands, since that is what Intel signed. */
 export function parseCollateral(bytes: Uint8Array): Collateral {
   requireSize(bytes, maxCollateralBytes);
-  const file = parse(fileSchema, new TextDecoder().decode(bytes), 'the file');
+  const file = parse(fileSchema, decode(bytes), 'the file');
   return {
     tcbInfo: parse(tcbInfoSchema, file.tcb_info, 'TCB info'),
     qeIdentity: parse(qeIdentitySchema, file.qe_identity, 'QE identity'),
@@ -109,6 +112,7 @@ export function parseCollateral(bytes: Uint8Array): Collateral {
         chain: parsePem(file.qe_identity_issuer_chain),
       },
     ],
+    pckCrlChain: parsePem(file.pck_crl_issuer_chain),
     pckCrl: parseCrl(Buffer.from(file.pck_crl, 'hex')),
     rootCrl: parseCrl(Buffer.from(file.root_ca_crl, 'hex')),
   };
@@ -140,6 +144,14 @@ export function verifyCollateral(
     }
     requireNotRevoked(collateral.rootCrl, root, signer, at, cache);
   }
+  // The list's own chain, below which the PCK certificate stands as well as below the quote's.
+  verifyChain([pck, ...collateral.pckCrlChain], {
+    at,
+    roots: trust.roots,
+    algorithms: [signatureAlgorithms.ecdsaSha256],
+    leafKeyUsage: 'digitalSignature',
+    cache,
+  });
   requireNotRevoked(collateral.pckCrl, platformCa, pck, at, cache);
   requireNotRevoked(collateral.rootCrl, root, platformCa, at, cache);
   for (const { issueDate, nextUpdate } of [collateral.tcbInfo, collateral.qeIdentity]) {
@@ -149,6 +161,15 @@ export function verifyCollateral(
         `${issueDate.toISOString()} to ${nextUpdate.toISOString()}`,
       );
     }
+  }
+}
+
+/** No byte order mark, which JSON has none of, and nothing replaced that is no UTF-8. */
+function decode(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (cause) {
+    throw new EvidenceError('TDX_COLLATERAL_MALFORMED', 'the file is not UTF-8', { cause });
   }
 }
 

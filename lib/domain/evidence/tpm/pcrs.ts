@@ -14,7 +14,11 @@ const byteLengths = new Map([...hashes.values()].map(({ name, bytes }) => [name,
 const bankSchema = z.enum(['sha256', 'sha384', 'sha512']);
 const valuesSchema = z.record(
   z.string().regex(/^(?:\d|1\d|2[0-3])$/),
-  z.string().regex(/^(?:0x)?(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{96}|[0-9a-fA-F]{128})$/),
+  // Hex in one case: a letter in the other one would be a change that no digest covers.
+  z
+    .string()
+    .regex(/^(?:0x)?(?:[0-9a-f]+|[0-9A-F]+)$/)
+    .refine((text) => [64, 96, 128].includes(text.replace(/^0x/, '').length)),
 );
 /** `{"sha256": {"0": hex}}`, `{"bank": "sha256", "pcrs": {"0": hex}}`, or `{"0": hex}` for the one quoted bank. */
 const jsonSchema = z.union([
@@ -46,7 +50,7 @@ export function parsePcrs(bytes: Uint8Array, selections: readonly PcrSelection[]
 function parseJson(bytes: Uint8Array, selections: readonly PcrSelection[]): PcrBanks {
   let json: unknown;
   try {
-    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+    json = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch (cause) {
     throw odd('not JSON', cause);
   }

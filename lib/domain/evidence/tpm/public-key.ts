@@ -1,5 +1,5 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
-import { digest, equalBytes, requireSize } from '../bytes.ts';
+import { decodeBase64Lines, digest, equalBytes, requireSize } from '../bytes.ts';
 import { createReader, type Reader } from '../reader.ts';
 import { EvidenceError } from '../reasons.ts';
 import { type HashName, hashes } from './algorithms.ts';
@@ -41,13 +41,26 @@ export interface TpmPublicKey {
 export function parsePublicKey(bytes: Uint8Array): TpmPublicKey {
   requireSize(bytes, maxKeyBytes);
   const start = Buffer.from(bytes.subarray(0, 11)).toString('latin1');
-  if (start.startsWith('-----BEGIN')) return bare(Buffer.from(bytes).toString('latin1'));
-  if (bytes[0] === 0x30) return bare({ key: Buffer.from(bytes), format: 'der', type: 'spki' });
+  if (start.startsWith('-----BEGIN')) return bare(fromPem(Buffer.from(bytes).toString('latin1')));
+  if (bytes[0] === 0x30) return bare(bytes);
   return parsePublicArea(withoutLength(bytes));
 }
 
-function bare(input: Parameters<typeof createPublicKey>[0]): TpmPublicKey {
-  return { key: requireStrong(readKey(input)), area: undefined };
+/** SPKI in the one encoding that OpenSSL writes: it reads others too, and passes over what follows the key. */
+function bare(spki: Uint8Array): TpmPublicKey {
+  const key = requireStrong(readKey({ key: Buffer.from(spki), format: 'der', type: 'spki' }));
+  if (!equalBytes(key.export({ format: 'der', type: 'spki' }), spki)) throw odd('not one SPKI in DER');
+  return { key, area: undefined };
+}
+
+/** One PEM block and nothing else (RFC 7468). */
+function fromPem(pem: string): Uint8Array {
+  const block =
+    /^-----BEGIN PUBLIC KEY-----\r?\n([A-Za-z0-9+/=\r\n]+?)\r?\n-----END PUBLIC KEY-----(?:\r?\n)?$/.exec(
+      pem,
+    );
+  if (!block?.[1]) throw odd('not one PEM block of a public key alone');
+  return decodeBase64Lines(block[1]);
 }
 
 /** TPMT_PUBLIC (Part 2 §12.2.4). */
@@ -63,9 +76,10 @@ function parsePublicArea(bytes: Uint8Array): TpmPublicKey {
   if (schemeId !== algorithm.null) reader.uint(2); // the scheme's hash
   let key: KeyObject;
   if (type === algorithm.rsa) {
-    reader.uint(2); // key bits: the modulus says it
+    const bits = reader.uint(2);
     const exponent = reader.uint(4) || 65_537;
     const n = reader.bytes(reader.uint(2));
+    if (bits !== 8 * n.length) throw odd('key bits');
     key = readJwk({ kty: 'RSA', n: url(n), e: url(unpadded(exponent)) });
   } else if (type === algorithm.ecc) {
     const curve = curves.get(reader.uint(2));
