@@ -117,6 +117,7 @@ export function createWorld(
   options: {
     readonly mode?: Mode;
     readonly policy?: PolicyEngine;
+    readonly shadowPolicy?: PolicyEngine;
     readonly evidencePolicies?: EvidencePolicies;
     readonly evidenceRoots?: EvidenceRoots;
     readonly authorities?: readonly X509Certificate[];
@@ -258,6 +259,7 @@ export function createWorld(
     }),
     'ingest-report': ingestReport({
       ...common(),
+      shadowPolicy: options.shadowPolicy,
       apiOrigin: API_ORIGIN,
       reportMaxAgeSeconds: 900,
       evidenceMaxAgeSeconds: 7200,
