@@ -209,7 +209,8 @@ function operationOf(asked: IncomingMessage, body: Buffer): string {
 
 function decoded(asked: IncomingMessage, body: Buffer): string {
   const text = body.toString('utf8');
-  return asked.headers['x-amz-target'] ? text : decodeURIComponent(text.replaceAll('+', ' '));
+  const isForm = asked.headers['content-type']?.startsWith('application/x-www-form-urlencoded') === true;
+  return isForm ? decodeURIComponent(text.replaceAll('+', ' ')) : text;
 }
 
 interface Worker {

@@ -13,9 +13,10 @@ import {
   statSync,
   symlinkSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
@@ -48,6 +49,7 @@ export interface RootImage {
 const ROOT_PARTITION = '6f2a9d0e-3c41-4b57-9a0d-5b1c7e8f0a21';
 const ROOT_MIB = 2048;
 const MIB = 2 ** 20;
+const DAY_MS = 24 * 60 * 60 * 1000;
 
 /** What the VM has of this machine, by name; libraries come along. */
 const PROGRAMS = [
@@ -131,19 +133,24 @@ const OPTIONAL: ReadonlySet<string> = new Set([
   ...['mkfs.xfs', 'xfs_growfs', 'qemu-storage-daemon', 'clevis', 'jose', 'curl', 'pwmake', 'udevadm'],
 ]);
 /** What programs open by name while they run, which `ldd` does not see. */
-const OPENED_LATER = [
-  'libgcc_s.so.1',
-  'libtss2-tcti-device.so.0',
-  'libnss_files.so.2',
-  'libnss_dns.so.2',
-  'libstdc++.so.6',
-];
+const OPENED_LATER = ['libgcc_s.so.1', 'libtss2-tcti-device.so.0', 'libnss_files.so.2', 'libnss_dns.so.2'];
 const KMOD_NAMES = ['modprobe', 'insmod', 'lsmod', 'depmod', 'rmmod'];
 const TPM2_NAMES = [
   ...['createprimary', 'create', 'load', 'createek', 'createak', 'quote', 'pcrread', 'pcrextend', 'getcap'],
   ...['flushcontext', 'evictcontrol', 'readpublic', 'sign', 'activatecredential', 'startauthsession'],
   ...['policysecret', 'getrandom', 'print', 'loadexternal', 'certify', 'hash', 'nvread', 'nvreadpublic'],
   ...['policyrestart', 'import', 'clear', 'startup', 'shutdown', 'testparms', 'makecredential', 'rc_decode'],
+];
+
+/** A service manager with all of its parts, for VMs that boot by it. Units among them are links, and stay so. */
+const SYSTEMD_FOLDERS = ['/usr/lib/systemd', '/usr/lib/udev', '/usr/lib/tmpfiles.d'];
+const SYSTEMD_PROGRAMS = ['systemctl', 'journalctl', 'systemd-escape', 'systemd-tmpfiles', 'systemd-run'];
+/** Of the units that come with systemd, those that would wait for what is not in this VM. */
+const MASKED = [
+  'systemd-logind.service',
+  'getty.target',
+  'systemd-hwdb-update.service',
+  'systemd-resolved.service',
 ];
 
 const run = promisify(execFile);
@@ -197,29 +204,50 @@ export async function ensureRootImage(
     const { size, mtimeMs } = statSync(from);
     hash.update(`${to} ${from} ${size} ${mtimeMs}\n`);
   }
-  for (const name of readdirSync(GUEST)) hash.update(name).update(readFileSync(join(GUEST, name)));
+  for (const name of filesIn(GUEST)) hash.update(name).update(readFileSync(join(GUEST, name)));
+  hash.update((await run('dpkg-query', ['-W', 'systemd', 'udev', 'dmsetup'])).stdout);
   hash.update(readFileSync(fileURLToPath(import.meta.url)));
   if (agentPackage) hash.update(readFileSync(agentPackage));
   const file = join(CACHE, `root-${hash.digest('hex').slice(0, 24)}.img`);
   const image = { file, partUuid: ROOT_PARTITION };
-  if (existsSync(file)) return image;
+  if (existsSync(file)) {
+    utimesSync(file, new Date(), new Date());
+    return image;
+  }
 
   const folder = mkdtempSync(join(CACHE, 'making-'));
   try {
     const tree = join(folder, 'root');
     plantTree(tree, copied);
+    await plantSystemd(tree);
     mkdirSync(join(tree, 'usr/lib/modules'), { recursive: true });
     await run('cp', ['-a', join(kernel.modules, kernel.release), join(tree, 'usr/lib/modules')]);
-    if (agentPackage) await unpackPackage(agentPackage, tree, folder);
+    // Without its scripts: there is no service manager in this VM to tell.
+    if (agentPackage) {
+      await run('dpkg', ['-x', agentPackage, tree]);
+      const node = join(tree, 'usr/lib/casemate/bin/node');
+      await plantLibraries(tree, [node]);
+      // As the package's own script does it.
+      const units = readdirSync(join(tree, 'usr/lib/systemd/system')).filter((name) =>
+        /^casemate-.*\.service$/.test(name),
+      );
+      await run('systemctl', [`--root=${tree}`, 'enable', ...units]);
+    }
     const made = join(folder, 'root.img');
     await writeDisk(made, tree);
-    for (const name of readdirSync(CACHE)) {
-      if (name.startsWith('root-')) rmSync(join(CACHE, name)); // of files that were replaced meanwhile
-    }
+    forgetUnused();
     renameSync(made, file);
     return image;
   } finally {
     rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Root images that nothing boots any more; one of today may be another test's. */
+function forgetUnused(): void {
+  const names = readdirSync(CACHE).filter((name) => name.startsWith('root-'));
+  for (const path of names.map((name) => join(CACHE, name))) {
+    if (Date.now() - statSync(path).mtimeMs > DAY_MS) rmSync(path);
   }
 }
 
@@ -238,24 +266,48 @@ function plantTree(tree: string, copied: ReadonlyMap<string, string>): void {
   symlinkSync('dash', join(tree, 'usr/bin/sh'));
   for (const name of KMOD_NAMES) symlinkSync('../bin/kmod', join(tree, 'usr/sbin', name));
   for (const name of TPM2_NAMES) symlinkSync('tpm2', join(tree, 'usr/bin', `tpm2_${name}`));
-  for (const name of readdirSync(GUEST)) {
-    mkdirSync(join(tree, 'usr/lib/casemate-test'), { recursive: true });
-    copyFileSync(join(GUEST, name), join(tree, 'usr/lib/casemate-test', name));
-    chmodSync(join(tree, 'usr/lib/casemate-test', name), 0o755);
+  for (const name of filesIn(GUEST)) {
+    const target = join(tree, 'usr/lib/casemate-test', name);
+    mkdirSync(dirname(target), { recursive: true });
+    copyFileSync(join(GUEST, name), target);
+    if (!name.includes('/')) chmodSync(target, 0o755);
   }
-  const etc = {
-    passwd: 'root:x:0:0:root:/root:/bin/sh\n',
-    group: 'root:x:0:\n',
-    hosts: '127.0.0.1 localhost\n',
-  };
-  for (const [name, content] of Object.entries(etc)) writeFileSync(join(tree, 'etc', name), content);
+  for (const name of ['passwd', 'group'])
+    copyFileSync(`/usr/share/base-passwd/${name}.master`, join(tree, 'etc', name));
+  writeFileSync(join(tree, 'etc/hosts'), '127.0.0.1 localhost\n');
 }
 
-/** As dpkg does it, but for its scripts: there is no service manager in this VM to tell. */
-async function unpackPackage(archive: string, tree: string, scratch: string): Promise<void> {
-  const unpacked = join(scratch, 'package');
-  await run('dpkg', ['-x', archive, unpacked]);
-  await run('cp', ['-a', '--keep-directory-symlink', `${unpacked}/.`, tree]);
+async function plantSystemd(tree: string): Promise<void> {
+  for (const folder of SYSTEMD_FOLDERS) await run('cp', ['-a', folder, join(tree, dirname(folder))]);
+  rmSync(join(tree, 'usr/lib/udev/hwdb.bin'), { force: true }); // names of hardware that is not here
+  rmSync(join(tree, 'usr/lib/udev/hwdb.d'), { recursive: true, force: true });
+  const programs = SYSTEMD_FOLDERS.flatMap((folder) =>
+    filesIn(folder).map((name) => join(folder, name)),
+  ).filter((path) => (statSync(path).mode & 0o111) !== 0);
+  await plantLibraries(tree, programs);
+  const units = join(tree, 'etc/systemd/system');
+  mkdirSync(units, { recursive: true });
+  for (const name of MASKED) symlinkSync('/dev/null', join(units, name));
+  await run('cp', ['-a', `${join(GUEST, 'units')}/.`, units]);
+  symlinkSync('/usr/lib/systemd/system/multi-user.target', join(units, 'default.target'));
+  writeFileSync(join(tree, 'etc/machine-id'), '');
+  const own = filesIn(join(GUEST, 'units')).filter((name) => /^[^/]+\.service$/.test(name));
+  await run('systemctl', [`--root=${tree}`, 'enable', ...own]);
+}
+
+async function plantLibraries(tree: string, programs: readonly string[]): Promise<void> {
+  for (const path of await librariesOf(programs)) {
+    mkdirSync(dirname(join(tree, path)), { recursive: true });
+    copyFileSync(path, join(tree, path));
+  }
+}
+
+/** Regular files below a folder, by their path from there. */
+function filesIn(folder: string): readonly string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(folder, join(entry.parentPath, entry.name)))
+    .sort();
 }
 
 async function writeDisk(file: string, tree: string): Promise<void> {
@@ -281,7 +333,7 @@ export function findProgram(name: string): string | undefined {
 /** @returns where to copy from, by path in the VM */
 async function programsWithLibraries(): Promise<ReadonlyMap<string, string>> {
   const found = new Map<string, string>();
-  for (const name of PROGRAMS) {
+  for (const name of [...PROGRAMS, ...SYSTEMD_PROGRAMS]) {
     const from = findProgram(name);
     if (from) found.set(from, from);
     else if (!OPTIONAL.has(name)) throw new ImageError(`${name} is not on this machine`);
@@ -289,15 +341,21 @@ async function programsWithLibraries(): Promise<ReadonlyMap<string, string>> {
   for (const name of readdirSync('/usr/bin')) {
     if (/^clevis-/.test(name)) found.set(`/usr/bin/${name}`, `/usr/bin/${name}`);
   }
+  for (const path of ['/usr/libexec/tangd', '/usr/libexec/tangd-keygen'])
+    if (existsSync(path)) found.set(path, path);
   const { stdout: known } = await run('ldconfig', ['-p'], { env: { PATH: SYSTEM_PATH } });
   for (const name of OPENED_LATER) {
     const path = new RegExp(`\\t${name.replace(/[.+]/g, '\\$&')} .*x86-64.* => (\\S+)`).exec(known)?.[1];
     if (path) found.set(path, path);
   }
-  // A shell script has no libraries, and ldd's status says no more than that.
-  const { stdout } = await run('ldd', [...found.keys()]).catch((error: { stdout?: string }) => ({
+  for (const path of await librariesOf([...found.keys()])) found.set(path, path);
+  return found;
+}
+
+async function librariesOf(programs: readonly string[]): Promise<readonly string[]> {
+  // Among them are shell scripts, which have none: that is all that a status of ldd's says.
+  const { stdout } = await run('ldd', [...programs]).catch((error: { stdout?: string }) => ({
     stdout: error.stdout ?? '',
   }));
-  for (const [, path = ''] of stdout.matchAll(/(?:=> |^\t)(\/\S+) \(0x/gm)) found.set(path, path);
-  return found;
+  return [...stdout.matchAll(/(?:=> |^\t)(\/\S+) \(0x/gm)].map(([, path = '']) => path);
 }

@@ -52,13 +52,12 @@ export interface Vm {
   readonly machine: Machine;
   /** Seconds from QEMU's start to the first command that could be run. */
   readonly bootSeconds: number;
-  /** Runs a shell script. @throws VmError when it takes longer than `seconds` (60) */
+  /** Runs a shell script. @throws VmError when it takes longer than `seconds` (120) */
   run(script: string, seconds?: number): Promise<Result>;
   /** @returns its standard output @throws VmError also when it ends with anything but 0 */
   ok(script: string, seconds?: number): Promise<string>;
-  /** Has a loopback port of the VM lead to the same loopback port of this machine. */
-  openWayOut(port: number): Promise<void>;
-  closeWayOut(port: number): Promise<void>;
+  /** Has a loopback port of the VM lead to a loopback port of this machine. */
+  openWayOut(port: number, to: number): Promise<void>;
   console(): string;
   /** Pulls the plug: what the VM did not flush is lost. */
   pullPlug(): Promise<void>;
@@ -67,8 +66,8 @@ export interface Vm {
 }
 
 const MIB = 2 ** 20;
-const BOOT_SECONDS = 90;
-const COMMAND_SECONDS = 60;
+const BOOT_SECONDS = 240;
+const COMMAND_SECONDS = 120;
 
 /** Lays out a VM's disks. */
 export async function makeMachine(
@@ -116,8 +115,16 @@ export function makeVolume(folder: string, id: string, mib: number): Volume {
 
 const serial = (volumeId: string) => volumeId.replace('-', '');
 
+/** Who is its first process: a script that hands over to the test at once, or systemd with the package's units. */
+export type Init = 'script' | 'systemd';
+
+const INIT: Readonly<Record<Init, string>> = {
+  script: '/usr/lib/casemate-test/init.sh',
+  systemd: '/usr/lib/systemd/systemd',
+};
+
 /** Starts a VM and waits until it takes commands. */
-export async function boot(machine: Machine): Promise<Vm> {
+export async function boot(machine: Machine, init: Init = 'script'): Promise<Vm> {
   const began = Date.now();
   const { folder } = machine;
   const console = join(folder, 'console.log');
@@ -130,7 +137,7 @@ export async function boot(machine: Machine): Promise<Vm> {
   try {
     const tpmSocket = machine.tpmState && join(folder, 'tpm.sock');
     if (tpmSocket) services.push(await startTpm(machine.tpmState, tpmSocket, folder));
-    const qemu = startService(['qemu-system-x86_64', ...qemuArguments(machine, control, tpmSocket)], {
+    const qemu = startService(['qemu-system-x86_64', ...qemuArguments(machine, init, control, tpmSocket)], {
       log: console,
       env: baseEnvironment(),
     });
@@ -140,19 +147,12 @@ export async function boot(machine: Machine): Promise<Vm> {
       machine,
       bootSeconds: (Date.now() - began) / 1000,
       ...port,
-      async openWayOut(to) {
+      async openWayOut(from, to) {
+        const listening = ` 0100007F:${from.toString(16).toUpperCase().padStart(4, '0')} 00000000:0000 0A `;
         await port.ok(
-          `socat TCP-LISTEN:${to},bind=127.0.0.1,reuseaddr,fork TCP:10.0.2.2:${to} > /dev/null 2>&1 &
-          echo $! > /run/way-out-${to}
-          for try in $(seq 100); do grep -q ' 0100007F:${to.toString(16).toUpperCase().padStart(4, '0')} 00000000:0000 0A ' /proc/net/tcp && exit 0; sleep 0.1; done
+          `socat TCP-LISTEN:${from},bind=127.0.0.1,reuseaddr,fork TCP:10.0.2.2:${to} > /dev/null 2>&1 &
+          for try in $(seq 100); do grep -q '${listening}' /proc/net/tcp && exit 0; sleep 0.1; done
           exit 1`,
-        );
-      },
-      async closeWayOut(to) {
-        // What it forked for open connections has it as its parent.
-        await port.ok(
-          `pid=$(cat /run/way-out-${to}) && children=$(cat /proc/$pid/task/$pid/children)
-          kill $pid $children 2> /dev/null; rm /run/way-out-${to}`,
         );
       },
       console: () => readFileSync(console, 'utf8'),
@@ -175,11 +175,16 @@ export async function boot(machine: Machine): Promise<Vm> {
   }
 }
 
-function qemuArguments(machine: Machine, control: string, tpmSocket: string | undefined): string[] {
+function qemuArguments(
+  machine: Machine,
+  init: Init,
+  control: string,
+  tpmSocket: string | undefined,
+): string[] {
   const kernelArguments = [
     ...['console=ttyS0', 'quiet', 'loglevel=4', 'tsc=reliable', 'no_timer_check', 'mitigations=off'],
     ...['random.trust_cpu=on', 'panic=-1', `root=PARTUUID=${machine.partUuid}`, 'rootfstype=ext4', 'rw'],
-    ...['rootwait', 'net.ifnames=0', 'init=/usr/lib/casemate-test/init.sh'],
+    ...['rootwait', 'net.ifnames=0', `init=${INIT[init]}`],
   ];
   const nvme = (id: string, drive: string) => [
     '-drive',
@@ -231,8 +236,7 @@ async function untilThere(path: string): Promise<void> {
 
 /** Connects to the VM's control port and waits until something listens behind it. */
 async function attach(control: string, qemu: Service, log: string): Promise<Pick<Vm, 'run' | 'ok'>> {
-  await Promise.race([untilThere(control), qemu.died]);
-  const socket = await connectTo(control);
+  const socket = await Promise.race([connectTo(control), qemu.died]);
   const waiting = new Map<string, (result: Result) => void>();
   let ready: () => void = () => undefined;
   const isReady = new Promise<void>((resolve) => {
@@ -267,11 +271,17 @@ async function attach(control: string, qemu: Service, log: string): Promise<Pick
   };
 }
 
-function connectTo(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(path, () => resolve(socket));
-    socket.once('error', reject);
-  });
+/** Connects as soon as QEMU listens: the socket is there a moment before it does. */
+async function connectTo(path: string): Promise<Socket> {
+  for (const deadline = Date.now() + 10_000; ; ) {
+    const socket = connect(path);
+    const fault = await new Promise<Error | undefined>((resolve) => {
+      socket.once('connect', () => resolve(undefined)).once('error', resolve);
+    });
+    if (!fault) return socket;
+    if (Date.now() > deadline) throw new VmError(`nothing listens on ${path}`, { cause: fault });
+    await sleep(20);
+  }
 }
 
 async function within<T>(

@@ -3,11 +3,13 @@
 # Asked: ID BASE64-OF-SCRIPT. Answered: ID STATUS .BASE64-OF-STDOUT .BASE64-OF-STDERR. First line: ready.
 files=/run/control
 mkdir -p "$files"
-for port in /sys/class/virtio-ports/*; do
-  read -r name < "$port/name"
-  [ "$name" = control ] && device=/dev/${port##*/}
+while [ -z "$device" ]; do
+  for port in /sys/class/virtio-ports/*; do
+    [ -r "$port/name" ] && read -r name < "$port/name" && [ "$name" = control ] && device=/dev/${port##*/}
+  done
+  [ -n "$device" ] || sleep 0.1
 done
-exec 3<> "${device:?no port is called control}"
+exec 3<> "$device"
 echo ready >&3
 while read -r id script <&3; do
   {

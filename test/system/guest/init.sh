@@ -13,14 +13,9 @@ mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -o remount,rw /
 mkdir -p /run/lock /run/cryptsetup
 ln -sf /proc/mounts /etc/mtab
+ln -s /proc/self/fd /dev/fd
 hostname casemate-vm
-for module in virtio_pci virtio_console virtio_net virtio_rng dm_crypt aesni_intel xts; do
-  modprobe "$module" || echo "init: no module $module"
-done
-ip link set lo up
-ip link set eth0 up
-ip addr add 10.0.2.15/24 dev eth0
-ip route add default via 10.0.2.2
+dash /usr/lib/casemate-test/network.sh
 # Whoever ends while nobody waits is this process's to reap: dash does so while it waits for control.sh.
 while :; do
   dash /usr/lib/casemate-test/control.sh
