@@ -1,7 +1,7 @@
 import { EC2Client } from '@aws-sdk/client-ec2';
 import { SQSClient } from '@aws-sdk/client-sqs';
-import { realTable, realTelemetry, retrying } from '../deps.ts';
 import { bundledProfiles } from '../bundled-profiles.ts';
+import { realTable, realTelemetry, retrying } from '../deps.ts';
 import { readConfig } from './config.ts';
 import { createHandler } from './handler.ts';
 

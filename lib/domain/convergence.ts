@@ -47,7 +47,8 @@ export function divergences(
     const mode = modeFor(enforcement, { instanceId, by: wanted.by, isolation });
     const redefined =
       profiles !== undefined && isolation?.definition !== definitionOf(record, wanted.profile, profiles);
-    if (isolation?.profile !== wanted.profile || isolation.mode !== mode || redefined) found.push('PROFILE_OUTDATED');
+    if (isolation?.profile !== wanted.profile || isolation.mode !== mode || redefined)
+      found.push('PROFILE_OUTDATED');
     else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');
     else if (mode === 'enforce') {
       const settled = new Map(isolation.interfaces.map((i) => [i.id, [...i.groups].sort().join()]));
