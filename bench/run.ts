@@ -26,6 +26,7 @@ const PARTS = [
   'agent',
   'histories',
   'soak',
+  'ingest',
 ] as const;
 /** They take the better part of an hour, so somebody has to name them. */
 const LONG: readonly Part[] = ['histories', 'soak'];

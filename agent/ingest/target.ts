@@ -1,7 +1,7 @@
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { constants, type FileHandle, open } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { IngestTarget } from '../../lib/domain/ingest.ts';
+import { blockDevice } from '../block-device.ts';
 import { signaturesOf } from '../disks/device.ts';
 import type { RunTool } from '../disks/tool.ts';
 import { IngestError } from './error.ts';
@@ -23,25 +23,14 @@ export async function inspectTarget(run: RunTool, path: string): Promise<IngestT
       signatures,
     };
   }
-  const sysfs = join('/sys/dev/block', deviceNumber(stat.rdev));
-  const uuidFile = join(sysfs, 'dm/uuid');
-  // CRYPT-LUKS2-…, CRYPT-BITLK-…, CRYPT-PLAIN-…: libcryptsetup names its mappings so.
-  const uuid = existsSync(uuidFile) ? readFileSync(uuidFile, 'utf8').trim() : '';
-  const sectors = Number(readFileSync(join(sysfs, 'size'), 'utf8')); // of 512 bytes, whatever the device's own
+  const { number, bytes, mapperUuid } = blockDevice(stat.rdev);
   return {
     path,
-    id: uuid || `device ${deviceNumber(stat.rdev)}`,
-    bytes: sectors * 512,
-    encrypted: uuid.startsWith('CRYPT-'),
+    id: mapperUuid || `device ${number}`,
+    bytes,
+    encrypted: mapperUuid?.startsWith('CRYPT-') === true,
     signatures,
   };
-}
-
-/** Major and minor as Linux packs them for programs: makedev(3). */
-function deviceNumber(rdev: bigint): string {
-  const major = ((rdev >> 32n) & 0xfffff000n) | ((rdev >> 8n) & 0xfffn);
-  const minor = ((rdev >> 12n) & 0xffffff00n) | (rdev & 0xffn);
-  return `${major}:${minor}`;
 }
 
 /**

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { parseSwaps } from '../../lib/domain/swap.ts';
 import { ask } from '../ask.ts';
@@ -17,7 +18,7 @@ interface Options {
 
 const partsOf = ({ stateDir }: Options): SwapParts => ({
   run: runTool,
-  stateDir: openStateDir(stateDir),
+  stateDir,
   fstab: '/etc/fstab',
   say: log,
   out: process.stderr,
@@ -75,7 +76,7 @@ export function addSwapCommands(program: Command): void {
   );
 }
 
-const lockFile = ({ stateDir }: Options) => `${stateDir}/swap.lock`;
+const lockFile = ({ stateDir }: Options) => join(openStateDir(stateDir), 'swap.lock');
 
 function tell({ json }: Options, outcomes: readonly SwapOutcome[]): void {
   if (json) {

@@ -1,6 +1,6 @@
 import { closeSync, existsSync, openSync, readFileSync, readSync, realpathSync, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
 import { parseSwaps, resumeNames, type SwapDevice, swapMark } from '../../lib/domain/swap.ts';
+import { blockDevice } from '../block-device.ts';
 import { signaturesOf } from '../disks/device.ts';
 import type { RunTool } from '../disks/tool.ts';
 import { readIfThere } from '../state.ts';
@@ -26,15 +26,13 @@ export async function inspectSwap(run: RunTool, path: string): Promise<SwapDevic
     return { ...common, type: 'file', bytes: Number(stat.size), names: [real], kind: 'plain' };
   }
   if (!stat.isBlockDevice()) throw new SwapError('SWAP_NOT_OURS', `${path} is no block device and no file`);
-  const name = basename(real);
-  const sysfs = join('/sys/class/block', name);
-  const read = (file: string) => readIfThere(join(sysfs, file))?.trim();
+  const { name, number, bytes, mapperUuid } = blockDevice(stat.rdev);
   return {
     ...common,
     type: 'partition',
-    bytes: Number(read('size')) * 512,
-    names: [real, ...(path === real ? [] : [path]), read('dev') ?? '', ...(await namesOf(run, real))],
-    kind: name.startsWith('zram') ? 'zram' : read('dm/uuid')?.startsWith('CRYPT-') ? 'encrypted' : 'plain',
+    bytes,
+    names: [real, ...(path === real ? [] : [path]), number, ...(await namesOf(run, real))],
+    kind: name.startsWith('zram') ? 'zram' : mapperUuid?.startsWith('CRYPT-') ? 'encrypted' : 'plain',
   };
 }
 

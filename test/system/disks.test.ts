@@ -1,12 +1,9 @@
-import { closeSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { DecryptCommand, KMSClient } from '@aws-sdk/client-kms';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import type { VolumeOutcome } from '../../agent/disks/converge.ts';
 import type { VolumeStatus } from '../../agent/disks/status.ts';
-import { awsEnvironment, CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
-import { runToEnd } from '../../bin/local/process.ts';
+import { CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
 import type { DiskItem } from '../../lib/domain/disk-key.ts';
-import { forge } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
 import {
   agent,
@@ -17,7 +14,6 @@ import {
   startAgents,
   startInstance,
   startSite,
-  stopAgents,
   stopInstance,
 } from './site.ts';
 import type { Vm } from './vm.ts';
@@ -28,8 +24,6 @@ const skipped = missing ? `skipped: ${missing}: ` : '';
 
 const MOUNT = '/srv/data';
 const MOUNTED = { 'casemate:mount': MOUNT, 'casemate:filesystem': 'ext4' };
-/** Where the data of a disk begins; all before it is header. */
-const HEADER_BYTES = 16 * 2 ** 20;
 /** A step of a VM on a machine with other work. */
 const SLOW = 600_000;
 
@@ -68,27 +62,6 @@ async function statusOf(volumeId: string): Promise<VolumeStatus> {
   return found;
 }
 
-/** Opens one volume by hand. */
-async function open(volumeId: string): Promise<VolumeOutcome> {
-  const { stdout, stderr } = await vm.run(agent(`disk open ${volumeId} --json`), 300);
-  if (stdout === '') throw new Error(stderr);
-  const [outcome] = JSON.parse(stdout) as VolumeOutcome[];
-  if (!outcome) throw new Error(`no outcome for ${volumeId}`);
-  return outcome;
-}
-
-const close = (volumeId: string) =>
-  vm.ok(`test ! -e /dev/mapper/casemate-${volumeId} || (${agent(`disk close ${volumeId}`)})`, 300);
-
-/** The header area of a volume, as it is on the volume itself. */
-function headerOf(cloudVm: CloudVm): Buffer {
-  const header = Buffer.alloc(HEADER_BYTES);
-  const fd = openSync(cloudVm.machine.volumes[0]?.file ?? '', 'r');
-  readSync(fd, header, 0, HEADER_BYTES, 0);
-  closeSync(fd);
-  return header;
-}
-
 async function diskItem(cloudVm: CloudVm, volumeId: string): Promise<DiskItem> {
   const item = (await cloudVm.record())?.disks.get(volumeId);
   if (!item) throw new Error(`the pipeline knows no disk of ${volumeId}`);
@@ -112,15 +85,6 @@ async function plaintextKey(disk: DiskItem, generation: number): Promise<Buffer>
   kms.destroy();
   if (Plaintext?.length !== 64) throw new Error('KMS gave no key of 64 bytes');
   return Buffer.from(Plaintext);
-}
-
-/** An operator's command. */
-async function operator(...args: string[]): Promise<void> {
-  const { cloud, folder } = site;
-  await runToEnd([process.execPath, 'bin/casemate-cli.js', ...args], {
-    log: `${folder}/operator.log`,
-    env: awsEnvironment(cloud.emulators),
-  });
 }
 
 describe('the first boot', () => {
@@ -221,108 +185,4 @@ describe('the disk', () => {
     },
     2 * SLOW,
   );
-
-  inVm(
-    `${skipped}stays closed while an operator contains the VM, and opens when that ends`,
-    async () => {
-      await stopAgents(vm);
-      await close(volume);
-      await operator('quarantine', first.instanceId, '--reason', 'a system test');
-      expect(await open(volume)).toMatchObject({ state: 'refused', reason: 'RELEASE_REFUSED' });
-      expect((await vm.run(`test -e /dev/mapper/casemate-${volume}`)).status).toBe(1);
-      await operator('restore', first.instanceId, '--reason', 'it was only a test', '--yes');
-      expect(await open(volume)).toMatchObject({ state: 'open', mountedAt: MOUNT });
-    },
-    SLOW,
-  );
-
-  inVm(
-    `${skipped}stays closed while the VM swaps to plain storage, and opens when it does not`,
-    async () => {
-      await close(volume);
-      await vm.ok(`truncate -s 64M /swapfile && chmod 600 /swapfile && mkswap -q /swapfile && swapon /swapfile
-        ${agent('report')}`);
-      const verdict = (wanted: string) =>
-        site.cloud.until(60, async () =>
-          (await first.record())?.posture?.verdict === wanted ? undefined : `not ${wanted}`,
-        );
-      await verdict('unproven');
-      expect(await open(volume)).toMatchObject({ state: 'refused', reason: 'RELEASE_REFUSED' });
-      await vm.ok(`swapoff /swapfile; rm /swapfile; ${agent('report')}`);
-      await verdict('compliant');
-      expect(await open(volume)).toMatchObject({ state: 'open', mountedAt: MOUNT });
-    },
-    SLOW,
-  );
-});
-
-describe('a header that was tampered with', () => {
-  let sound: Buffer;
-  const file = () => first.machine.volumes[0]?.file ?? '';
-  const writeHeader = (bytes: Buffer) => {
-    const fd = openSync(file(), 'r+');
-    writeSync(fd, bytes, 0, bytes.length, 0);
-    closeSync(fd);
-  };
-
-  beforeAll(async () => {
-    if (missing) return;
-    await close(volume);
-    sound = headerOf(first);
-  }, SLOW);
-  afterAll(async () => {
-    if (missing) return;
-    expect(await open(volume)).toMatchObject({ state: 'open', mountedAt: MOUNT });
-    expect(await vm.ok(`cat ${MOUNT}/file`)).toBe('kept\n');
-  }, SLOW);
-
-  /** From outside of the VM, as whoever can write the volume does. */
-  async function refused(tamper: () => void, reason: string): Promise<void> {
-    tamper();
-    const tampered = headerOf(first);
-    const asked = site.tap.seen.length;
-    try {
-      await vm.ok(`blockdev --flushbufs $(device-of ${volume})`);
-      expect(await open(volume)).toMatchObject({ state: 'failed', reason });
-      expect((await vm.run(`test -e /dev/mapper/casemate-${volume}`)).status).toBe(1);
-      // It was neither believed far enough to fetch a key, nor repaired or formatted over.
-      expect(site.tap.seen.slice(asked).filter(({ path }) => path.endsWith('/releases'))).toEqual([]);
-      expect(headerOf(first).equals(tampered)).toBe(true);
-    } finally {
-      writeHeader(sound);
-      await vm.ok(`blockdev --flushbufs $(device-of ${volume})`);
-    }
-  }
-
-  const CASES: readonly [string, string, () => void][] = [
-    [
-      'to write in the clear',
-      'HEADER_CIPHER',
-      () =>
-        forge(file(), ({ segments }) =>
-          Object.assign(segments['0'] ?? {}, { encryption: 'cipher_null-ecb' }),
-        ),
-    ],
-    [
-      'to say that a re-encryption is under way',
-      'HEADER_REENCRYPTION',
-      () =>
-        forge(file(), ({ config }) =>
-          Object.assign(config, { requirements: { mandatory: ['online-reencrypt'] } }),
-        ),
-    ],
-    [
-      'to carry the token of another tool',
-      'HEADER_FOREIGN_TOKEN',
-      () => forge(file(), ({ tokens }) => Object.assign(tokens, { 7: { type: 'clevis', keyslots: ['0'] } })),
-    ],
-    ['by wiping it', 'DISK_BLANK_CONFIRMED', () => writeHeader(Buffer.alloc(HEADER_BYTES))],
-  ];
-  for (const [how, reason, tamper] of CASES) {
-    inVm(
-      `${skipped}${how} is refused as ${reason}, without asking for a key`,
-      () => refused(tamper, reason),
-      SLOW,
-    );
-  }
 });

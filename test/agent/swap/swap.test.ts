@@ -113,6 +113,10 @@ suite(`swap encrypt, up to device-mapper${TOOLS.length === 0 ? '' : ` (skipped: 
     expect(readFileSync(at('swapfile')).equals(before)).toBe(true);
   });
 
+  test('at boot, does nothing where nothing is remembered', () => {
+    expect(swap('open', '--json')).toMatchObject({ status: 0, stdout: '[]\n' });
+  });
+
   test('at boot, says what is not there, and exits 1', () => {
     spawnSync('mkdir', [at('state')]);
     writeFileSync(at('state/swap.json'), remembered(true));
