@@ -115,6 +115,8 @@ function queuesFor(source: string, detailType: string): readonly QueueName[] {
  */
 export function createWorld(
   options: {
+    /** What reports are bound to; an agent in a process of its own signs where it is really sent. */
+    readonly apiOrigin?: string;
     readonly mode?: Mode;
     readonly policy?: PolicyEngine;
     readonly evidencePolicies?: EvidencePolicies;
@@ -258,7 +260,7 @@ export function createWorld(
     }),
     'ingest-report': ingestReport({
       ...common(),
-      apiOrigin: API_ORIGIN,
+      apiOrigin: options.apiOrigin ?? API_ORIGIN,
       reportMaxAgeSeconds: 900,
       evidenceMaxAgeSeconds: 7200,
       evidencePolicies: options.evidencePolicies ?? defaultPolicies,
