@@ -324,6 +324,7 @@ export class Casemate extends Construct {
           OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl,
         },
         decidesByPolicy: false,
+        profilesFile,
       }),
     };
 

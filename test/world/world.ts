@@ -277,6 +277,7 @@ export function createWorld(
       ec2: ec2.client,
       observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
       enforcement: isolationSettings(mode, options.isolation).enforcement,
+      profiles: isolationSettings(mode, options.isolation).profiles,
     }),
   });
   const handlers = functionsIn(options.mode ?? 'enforce');
