@@ -261,10 +261,7 @@ export function createWorld(
     }),
     'ingest-report': ingestReport({
       ...common(),
-<<<<<<< HEAD
       shadowPolicy: options.shadowPolicy,
-=======
->>>>>>> main
       apiOrigin: options.apiOrigin ?? API_ORIGIN,
       reportMaxAgeSeconds: 900,
       evidenceMaxAgeSeconds: 7200,
