@@ -11,7 +11,7 @@ import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { CreateTableCommand, DynamoDBClient } from '@aws-sdk/client-dynamodb';
+import { CreateTableCommand, DynamoDBClient, PutItemCommand } from '@aws-sdk/client-dynamodb';
 import {
   AuthorizeSecurityGroupEgressCommand,
   CreateSecurityGroupCommand,
@@ -23,9 +23,11 @@ import {
 } from '@aws-sdk/client-ec2';
 import { CreateEventBusCommand, EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { CreateQueueCommand, SQSClient } from '@aws-sdk/client-sqs';
+import { marshall } from '@aws-sdk/util-dynamodb';
 import { ACCOUNT, awsEnvironment, CREDENTIALS, REGION, startEmulators } from '../bin/local/emulators.ts';
 import { ensurePython } from '../bin/local/python.ts';
 import { createNetwork } from '../bin/local/vms.ts';
+import { nextOperator } from '../lib/domain/operator.ts';
 import { launch as launchInWorld } from '../test/world/vm.ts';
 import { createWorld } from '../test/world/world.ts';
 import { C7N, ensureCloudCustodian } from './cloud-custodian/venv.ts';
@@ -84,7 +86,8 @@ async function measureAll(): Promise<PartResult> {
   try {
     const options = { region: REGION, credentials: CREDENTIALS, endpoint: emulators.aws };
     const ec2 = new EC2Client({ ...options, endpoint: emulators.ec2 });
-    await new DynamoDBClient(options).send(
+    const dynamodb = new DynamoDBClient(options);
+    await dynamodb.send(
       new CreateTableCommand({
         TableName: ENVIRONMENT['TABLE_NAME'],
         BillingMode: 'PAY_PER_REQUEST',
@@ -182,6 +185,42 @@ async function measureAll(): Promise<PartResult> {
       return costs;
     };
 
+    /** The cost of containing a VM that an operator condemned, until it is read back: from probation to quarantine. */
+    const contain = async (ids: readonly string[], size: number): Promise<readonly Cost[]> => {
+      const decision = {
+        at: new Date().toISOString(),
+        by: `arn:aws:iam::${ACCOUNT}:user/bench`,
+        reason: 'bench',
+      };
+      for (const instanceId of ids) {
+        const quarantine = nextOperator(undefined, {
+          instanceId,
+          what: 'quarantine',
+          decision,
+          set: { quarantine: decision },
+        });
+        const Item = marshall(
+          { pk: `operator#${instanceId}`, version: 1, ...quarantine },
+          { removeUndefinedValues: true },
+        );
+        await dynamodb.send(new PutItemCommand({ TableName: ENVIRONMENT['TABLE_NAME'], Item }));
+      }
+      const body = (instanceId: string) =>
+        JSON.stringify({
+          source: 'casemate',
+          'detail-type': 'Operator Decided',
+          detail: { schemaVersion: 1, instanceId, what: 'quarantine', ...decision },
+        });
+      const costs: Cost[] = [];
+      for (let i = 0; i < ids.length; i += size) {
+        const batch = ids.slice(i, i + size).map(body);
+        const { cpuMs, wallMs } = await call(isolate, batch);
+        costs.push({ cpuMs: cpuMs / batch.length, wallMs: wallMs / batch.length });
+      }
+      await fenced(ids, 'casemate-quarantine');
+      return costs;
+    };
+
     const fence = await ec2.send(
       new CreateSecurityGroupCommand({ GroupName: 'custodian-fence', Description: 'fence', VpcId }),
     );
@@ -220,12 +259,16 @@ async function measureAll(): Promise<PartResult> {
 
     await ours(await launchAll(WARM_VMS), BATCHES['one-a-batch']);
     const our = new Map<string, Both[]>();
+    const contained = new Map<string, readonly Cost[]>();
     const custodianCosts: Cost[] = [];
     const cold: Cost[] = [];
     for (let round = 0; round < ROUNDS; round++) {
       say(`round ${round + 1} of ${ROUNDS}`);
       for (const [name, sizes] of Object.entries(BATCHES)) {
-        our.set(name, [...(our.get(name) ?? []), await ours(await launchAll(VMS), sizes)]);
+        const ids = await launchAll(VMS);
+        our.set(name, [...(our.get(name) ?? []), await ours(ids, sizes)]);
+        if (name === 'launched-together') continue;
+        contained.set(name, [...(contained.get(name) ?? []), ...(await contain(ids, sizes.isolate))]);
       }
       const their = await theirs(await launchAll(VMS), await launchAll(VMS));
       custodianCosts.push(...(their.dispatches[1] ?? []));
@@ -252,6 +295,10 @@ async function measureAll(): Promise<PartResult> {
           item(`event.${batch}.observe-vm${suffix}`, of('observe'), unit, { other }),
           item(`event.${batch}.apply-isolation${suffix}`, of('isolate'), unit, { other }),
         );
+      }
+      for (const [batch, costs] of contained) {
+        const value = median(costs.map((c) => c[key]));
+        items.push(item(`event.containment.${batch}${suffix}`, value, unit, { other }));
       }
       items.push(item(`event.in-process.observe-vm${suffix}`, world[key], unit));
     }

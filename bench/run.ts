@@ -22,6 +22,7 @@ const PARTS = [
   'evidence',
   'probe',
   'end-to-end',
+  'containment',
   'agent',
   'histories',
   'soak',

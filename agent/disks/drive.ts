@@ -66,11 +66,15 @@ const PIPELINE = 'the pipeline';
  */
 export async function keepDisksOpen(parts: DiskParts, stop: AbortSignal): Promise<void> {
   const tell = saysOnce(parts.say);
+  // What is asked ends at once when the agent is to end; what cryptsetup writes is let come to its end.
+  const api: DiskParts['api'] = {
+    post: (path, body, schema) => parts.api.post(path, body, schema, stop),
+  };
   let attempt = 0;
   while (!stop.aborted) {
     let settled = false;
     try {
-      const outcomes = await passOverDisks(parts);
+      const outcomes = await passOverDisks({ ...parts, api });
       for (const outcome of outcomes) tell(outcome.volumeId, outcomeLine(outcome));
       settled = outcomes.every(isDone);
       tell(PIPELINE, 'disks: the pipeline answers');

@@ -1,22 +1,18 @@
-import { readFileSync } from 'node:fs';
 import { AutoScalingClient } from '@aws-sdk/client-auto-scaling';
 import { EC2Client } from '@aws-sdk/client-ec2';
-import { parseProfiles } from '../../lib/domain/profiles.ts';
+import { bundledProfiles } from '../bundled-profiles.ts';
 import { realQueueDeps, retrying } from '../deps.ts';
 import { readConfig } from './config.ts';
 import { createHandler } from './handler.ts';
 
 const config = readConfig();
 
-/** As it lies beside the bundle. */
-const profiles: unknown = JSON.parse(readFileSync(new URL('./profiles.json', import.meta.url), 'utf8'));
-
 export const handler = createHandler({
   ...realQueueDeps(config),
   ec2: new EC2Client(retrying),
   enforcement: { mode: config.MODE, share: config.ENFORCE_SHARE },
   probationEgress: config.PROBATION_EGRESS,
-  profiles: parseProfiles(profiles, config.PROBATION_EGRESS),
+  profiles: bundledProfiles(config.PROBATION_EGRESS),
   guards: config.GUARDS,
   cutTrackedFlows: config.CUT_TRACKED_FLOWS,
   detachElasticIps: config.DETACH_ELASTIC_IPS,

@@ -8,6 +8,7 @@ import middy from '@middy/core';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Enforcement } from '../../lib/domain/guard.ts';
 import { SWEEP_DETAIL_TYPE, SWEEP_SOURCE } from '../../lib/domain/hints.ts';
+import type { Profiles } from '../../lib/domain/profiles.ts';
 import { planSweep } from '../../lib/domain/sweep.ts';
 import { scanItems, type Table } from '../aws/dynamodb.ts';
 import { listLiveInstanceIds } from '../aws/ec2.ts';
@@ -19,6 +20,8 @@ export interface Deps {
   readonly table: Table;
   readonly observeQueueUrl: string;
   readonly enforcement: Enforcement;
+  /** As apply-isolation has them: a VM that was fenced by another of them is driven again. */
+  readonly profiles: Profiles;
   readonly logger: Logger;
   readonly metrics: Metrics;
   readonly now: () => Date;
@@ -30,7 +33,7 @@ export function createHandler(deps: Deps) {
     // The table first: a VM that comes between the two looks is then new, not missing.
     const { fleet, corrupt } = await assembleFleet(scanItems(deps.table));
     const live = await listLiveInstanceIds(deps.ec2);
-    const plan = planSweep(fleet, live, deps.enforcement, deps.now());
+    const plan = planSweep(fleet, live, deps.enforcement, deps.now(), deps.profiles);
     await sendAll(
       deps.sqs,
       deps.observeQueueUrl,

@@ -1,8 +1,9 @@
 import { type DiskItem, decideDiskKey, usableGenerations } from './disk-key.ts';
 import { type Enforcement, modeFor } from './guard.ts';
-import { decideProfile, type IsolationItem, type Mode } from './isolation.ts';
+import { decideProfile, type IsolationItem, type Mode, type Profile } from './isolation.ts';
 import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
+import { definitionFor, type Profiles, tenantOf } from './profiles.ts';
 import type { VmItem } from './vm.ts';
 
 /** Everything that the table holds of one VM. */
@@ -30,6 +31,8 @@ export function divergences(
   record: VmRecord,
   enforcement: Enforcement | Mode,
   now: Date,
+  /** Of the deployment, where they are known: a VM diverges, too, that was fenced by another of them. */
+  profiles?: Profiles,
 ): readonly Divergence[] {
   const found: Divergence[] = [];
   const { vm, posture, isolation } = record;
@@ -42,7 +45,10 @@ export function divergences(
   if (wanted.kind === 'fence' && vm.observation.interfaces.length > 0) {
     const { instanceId } = vm.observation;
     const mode = modeFor(enforcement, { instanceId, by: wanted.by, isolation });
-    if (isolation?.profile !== wanted.profile || isolation.mode !== mode) found.push('PROFILE_OUTDATED');
+    const redefined =
+      profiles !== undefined && isolation?.definition !== definitionOf(record, wanted.profile, profiles);
+    if (isolation?.profile !== wanted.profile || isolation.mode !== mode || redefined)
+      found.push('PROFILE_OUTDATED');
     else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');
     else if (mode === 'enforce') {
       const settled = new Map(isolation.interfaces.map((i) => [i.id, [...i.groups].sort().join()]));
@@ -66,4 +72,10 @@ export function volumesWithoutKey(record: VmRecord): readonly string[] {
       return decideDiskKey(record.vm, volume, disk).kind === 'issue';
     })
     .map((volume) => volume.id);
+}
+
+function definitionOf(record: VmRecord, profile: Profile, profiles: Profiles): string {
+  const { vm, isolation, operator } = record;
+  const { tenant } = tenantOf(vm.observation.tags, isolation?.tenant, operator?.tenant?.tenant);
+  return definitionFor(profiles, profile, vm.observation, tenant);
 }

@@ -2,6 +2,7 @@ import { type Divergence, divergences, type VmRecord, volumesWithoutKey } from '
 import type { Enforcement } from './guard.ts';
 import type { SweepHint } from './hints.ts';
 import type { Mode } from './isolation.ts';
+import type { Profiles } from './profiles.ts';
 
 /** Ids in one message: as many as one Describe call takes. */
 const IDS_PER_HINT = 200;
@@ -26,6 +27,7 @@ export function planSweep(
   liveIds: readonly string[],
   enforcement: Enforcement | Mode,
   now: Date,
+  profiles?: Profiles,
 ): SweepPlan {
   const diverged = new Map<string, readonly Divergence[]>();
   const overdueVolumes: string[] = [];
@@ -34,7 +36,7 @@ export function planSweep(
   for (const [id, record] of fleet) {
     if (record.vm.gone) continue;
     ids.add(id);
-    const found = divergences(record, enforcement, now);
+    const found = divergences(record, enforcement, now, profiles);
     if (found.length > 0) diverged.set(id, found);
     // The rules of the groups are put right when a fenced VM is looked at: one for each VPC.
     // A VM can have interfaces in several.

@@ -5,52 +5,17 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { type CapabilityReportDetail, enrolItem, judgeReport } from '../../lib/domain/report.ts';
-import { createApi, identityOf, issuer } from '../world/api.ts';
+import { enrolItem, judgeReport } from '../../lib/domain/report.ts';
 import { REGION } from '../world/ec2.ts';
 import { VM_ID } from '../world/items.ts';
-import { apiRequest } from '../world/recorded.ts';
 import { launch } from '../world/vm.ts';
 import { createWorld, type World } from '../world/world.ts';
-import { serve, temporaryFolder } from './harness.ts';
+import { temporaryFolder } from './harness.ts';
+import { surroundings } from './surroundings.ts';
 
 const MAIN = fileURLToPath(new URL('../../agent/main.ts', import.meta.url));
 const BIN = fileURLToPath(new URL('../../bin/casemate-agent.js', import.meta.url));
 const MACHINE = fileURLToPath(new URL('../fixtures/machines/epyc-milan-snp-guest', import.meta.url));
-
-/** Everything that an agent on a VM talks to, on loopback: metadata, the API’s real functions, the bus. */
-async function surroundings(world: World) {
-  const state = { busUp: true, apiHangs: false, busHangs: false, hanging: 0, apiDown: false, enrolments: 0 };
-  const reports: { readonly detail: CapabilityReportDetail; readonly receivedAt: Date }[] = [];
-  const { issue } = await issuer();
-  let api: Awaited<ReturnType<typeof createApi>> | undefined;
-  const server = await serve(async (request, body, response) => {
-    const path = request.url ?? '';
-    const send = (status: number, text: string) => response.writeHead(status).end(text);
-    if (path === '/latest/api/token') send(200, 'token');
-    else if (path === '/latest/dynamic/instance-identity/document')
-      send(200, JSON.stringify(identityOf({ instanceId: VM_ID }, new Date())));
-    else if (path === '/latest/dynamic/instance-identity/rsa2048')
-      send(200, await issue(identityOf({ instanceId: VM_ID }, new Date())));
-    else if (path.startsWith('/v1/')) {
-      if (state.apiHangs) return void state.hanging++;
-      if (state.apiDown) return void send(503, '{"message":"Service Unavailable"}');
-      const route = path.slice('/v1'.length) as '/challenges' | '/enrolments';
-      if (route === '/enrolments') state.enrolments += 1;
-      const answer = await api?.send(apiRequest('instance', route, body));
-      send(answer?.status ?? 500, JSON.stringify(answer?.body));
-    } else if (request.headers['x-amz-target'] === 'AWSEvents.PutEvents') {
-      if (state.busHangs) return void state.hanging++;
-      if (!state.busUp) return void send(400, '{"__type":"AccessDeniedException","message":"away"}');
-      const { Entries } = JSON.parse(body) as { Entries: { Detail: string }[] };
-      for (const entry of Entries)
-        reports.push({ detail: JSON.parse(entry.Detail) as CapabilityReportDetail, receivedAt: new Date() });
-      send(200, JSON.stringify({ FailedEntryCount: 0, Entries: Entries.map(() => ({ EventId: 'e' })) }));
-    } else send(404, '');
-  });
-  api = await createApi(world, 'iam', server.url);
-  return { ...server, state, reports };
-}
 
 let world: World;
 let around: Awaited<ReturnType<typeof surroundings>>;
@@ -62,7 +27,7 @@ beforeEach(async () => {
   const vm = launch(world, 1, { id: VM_ID, amdSevSnp: 'enabled' });
   world.stateChange(vm);
   await world.drain();
-  around = await surroundings(world);
+  around = await surroundings(() => world);
   folder = temporaryFolder();
 });
 afterEach(async () => {

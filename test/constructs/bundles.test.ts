@@ -7,12 +7,16 @@ import { afterAll, describe, expect, test } from '@jest/globals';
 import { App } from 'aws-cdk-lib';
 import { Template } from 'aws-cdk-lib/assertions';
 import { CasemateStack } from '../../lib/casemate-stack.ts';
+import { POLICY_FOLDER } from '../../lib/constructs/policies.ts';
 import { ENV, FUNCTION_NAMES, type FunctionName, Synthesized } from './synthesized.ts';
 
 /** The bundles as `cdk deploy` uploads them. One synth with esbuild, for all tests of this file. */
 const outdir = mkdtempSync(join(tmpdir(), 'casemate-bundles-'));
 const app = new App({ outdir });
-const stack = new CasemateStack(app, 'Casemate', { env: ENV, casemate: {} });
+const stack = new CasemateStack(app, 'Casemate', {
+  env: ENV,
+  casemate: { shadowPoliciesFolder: POLICY_FOLDER },
+});
 const synthesized = new Synthesized(Template.fromStack(stack));
 
 afterAll(() => rmSync(outdir, { recursive: true }));
@@ -30,6 +34,14 @@ const SETTINGS = {
   OBSERVE_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/observe',
   DISK_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/k',
   MODE: 'observe',
+  ENFORCE_SHARE: '1',
+  GUARDS:
+    '{"share":0.25,"minimum":3,"windowSeconds":3600,"protected":{"instanceIds":[],"autoScalingGroups":[]}}',
+  CUT_TRACKED_FLOWS: 'false',
+  DETACH_ELASTIC_IPS: 'false',
+  STANDBY: 'false',
+  REPLACEMENTS_PER_HOUR: '10',
+  OWN_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/isolation',
   RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/r',
   HEADER_BUCKET: 'headers',
   PROBATION_EGRESS: '{"kind":"https-anywhere"}',
@@ -65,10 +77,13 @@ describe('the bundle', () => {
   test.each(FUNCTION_NAMES)('of %s has the policies beside it if it decides by them', (name) => {
     const beside = readdirSync(bundleOf(name)).sort();
     if (!DECIDING.includes(name)) {
-      expect(beside).toEqual(['index.mjs']);
+      const profiles = name === 'apply-isolation' ? ['profiles.json'] : [];
+      expect(beside).toEqual(['index.mjs', ...profiles]);
       return;
     }
-    expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies', 'policies.json']);
+    // Postures are decided by one function, and shadow policies are asked there alone.
+    const shadow = name === 'ingest-report' ? ['policies-shadow.json'] : [];
+    expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies', ...shadow, 'policies.json']);
     const policies = readdirSync(join(bundleOf(name), 'policies'));
     expect(policies).toEqual(readdirSync(new URL('../../policies/', import.meta.url)));
     expect(existsSync(join(bundleOf(name), 'policies', 'schema.cedarschema'))).toBe(true);

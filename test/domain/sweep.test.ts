@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import * as fc from 'fast-check';
 import { divergences, type VmRecord, volumesWithoutKey } from '../../lib/domain/convergence.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
+import { parseProfiles } from '../../lib/domain/profiles.ts';
 import { KEY_OVERDUE_SECONDS, planSweep } from '../../lib/domain/sweep.ts';
 import {
   aDisk,
@@ -43,6 +44,20 @@ describe('a VM diverges', () => {
     expect(divergences(record, 'enforce', NOW)).toEqual(['PROFILE_OUTDATED']);
     const outOfScope = converged({ vm: aVm({ managed: false }), operator: anOperator() });
     expect(divergences(outOfScope, 'enforce', NOW)).toEqual(['PROFILE_OUTDATED']);
+  });
+
+  test('when the profiles of the deployment give it another one', () => {
+    const profiles = parseProfiles(
+      {
+        schemaVersion: 1,
+        profiles: { probation: {}, workload: { originals: true }, quarantine: {}, segmented: {} },
+        use: [{ stage: 'workload', profile: 'segmented', tag: { key: 'role', value: 'db' } }],
+      },
+      { kind: 'https-anywhere' },
+    );
+    const tagged = (tags: Record<string, string>) => converged({ vm: aVm({ observation: { tags } }) });
+    expect(divergences(tagged({}), 'enforce', NOW, profiles)).toEqual([]);
+    expect(divergences(tagged({ role: 'db' }), 'enforce', NOW, profiles)).toEqual(['PROFILE_OUTDATED']);
   });
 
   test('in nothing when it is not in scope', () => {

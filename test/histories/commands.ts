@@ -40,7 +40,7 @@ export const luck: fc.Arbitrary<Luck> = fc.oneof(
   {
     weight: 1,
     arbitrary: fc.record({
-      fates: fc.array(fate, { minLength: 4, maxLength: 14 }),
+      fates: fc.array(fate, { minLength: 6, maxLength: 26 }),
       killAfter: fc.constant(undefined),
     }),
   },

@@ -19,10 +19,13 @@ export function createTurns(): Turns {
     async run(workers, choose) {
       let running = workers.length;
       together = true;
+      const failures: unknown[] = [];
       for (const worker of workers) {
-        void worker().finally(() => {
-          running -= 1;
-        });
+        void worker()
+          .catch((error: unknown) => failures.push(error))
+          .finally(() => {
+            running -= 1;
+          });
       }
       while (running > 0) {
         // Everybody goes on until its next call: announcements are flushed by setImmediate.
@@ -31,6 +34,7 @@ export function createTurns(): Turns {
         next?.();
       }
       together = false;
+      if (failures.length > 0) throw failures[0];
     },
   };
 }

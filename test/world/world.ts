@@ -115,8 +115,11 @@ function queuesFor(source: string, detailType: string): readonly QueueName[] {
  */
 export function createWorld(
   options: {
+    /** What reports are bound to; an agent in a process of its own signs where it is really sent. */
+    readonly apiOrigin?: string;
     readonly mode?: Mode;
     readonly policy?: PolicyEngine;
+    readonly shadowPolicy?: PolicyEngine;
     readonly evidencePolicies?: EvidencePolicies;
     readonly evidenceRoots?: EvidenceRoots;
     readonly authorities?: readonly X509Certificate[];
@@ -258,7 +261,8 @@ export function createWorld(
     }),
     'ingest-report': ingestReport({
       ...common(),
-      apiOrigin: API_ORIGIN,
+      shadowPolicy: options.shadowPolicy,
+      apiOrigin: options.apiOrigin ?? API_ORIGIN,
       reportMaxAgeSeconds: 900,
       evidenceMaxAgeSeconds: 7200,
       evidencePolicies: options.evidencePolicies ?? defaultPolicies,
@@ -275,6 +279,7 @@ export function createWorld(
       ec2: ec2.client,
       observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
       enforcement: isolationSettings(mode, options.isolation).enforcement,
+      profiles: isolationSettings(mode, options.isolation).profiles,
     }),
   });
   const handlers = functionsIn(options.mode ?? 'enforce');

@@ -1,0 +1,78 @@
+/**
+ * `npm run planted`: plants each defect of test/planted/defects.ts alone into a copy of the sources and plays
+ * histories against it until one breaks an invariant. Exits 1 when a defect survives, or is not where it was.
+ *
+ *   node test/planted/run.ts [word of a name] …
+ */
+import { spawn } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { DEFECTS, type Defect } from './defects.ts';
+
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
+const SOURCES = ['agent', 'bin', 'lambdas', 'lib', 'policies', 'test', 'package.json'];
+/** Fewer than CI plays. */
+const HISTORIES = 3_000;
+
+const wanted = process.argv.slice(2);
+const chosen = DEFECTS.filter(
+  ({ name }) => wanted.length === 0 || wanted.some((word) => name.includes(word)),
+);
+const folder = mkdtempSync(join(tmpdir(), 'casemate-planted-'));
+let survived = 0;
+try {
+  for (const source of SOURCES) cpSync(join(PROJECT, source), join(folder, source), { recursive: true });
+  symlinkSync(join(PROJECT, 'node_modules'), join(folder, 'node_modules'));
+  for (const defect of chosen) {
+    const found = await planted(defect);
+    if (found.violation === undefined) survived++;
+    process.stdout.write(
+      `| ${defect.name} | ${defect.file} | ${found.violation ?? 'SURVIVED'} | ${found.histories} |\n`,
+    );
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+process.exitCode = survived > 0 ? 1 : 0;
+
+interface Hunt {
+  readonly histories: number;
+  readonly violation?: string;
+}
+
+async function planted({ name, file, find, plant }: Defect): Promise<Hunt> {
+  const path = join(folder, file);
+  const sound = readFileSync(path, 'utf8');
+  if (sound.split(find).length !== 2) throw new Error(`${name}: not once in ${file}: ${find}`);
+  writeFileSync(
+    path,
+    sound.replace(find, () => plant),
+  );
+  try {
+    return await hunt();
+  } finally {
+    writeFileSync(path, sound);
+  }
+}
+
+/** Plays histories in the copy, in a process that has read nothing else. */
+function hunt(): Promise<Hunt> {
+  const child = spawn(process.execPath, ['--no-warnings', 'test/planted/hunt.ts', String(HISTORIES)], {
+    cwd: folder,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, POWERTOOLS_METRICS_DISABLED: 'true', POWERTOOLS_SERVICE_NAME: 'test' },
+  });
+  let output = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    output += text;
+  });
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code) => {
+      if (code === 0) resolve(JSON.parse(output) as Hunt);
+      else reject(new Error(`the hunt ended with ${code}`));
+    });
+  });
+}
