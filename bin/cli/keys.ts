@@ -21,6 +21,7 @@ type Set = OperatorChange['set'];
 /** `casemate keys …` and `casemate allow …`. */
 export function addKeyCommands(program: Command, connected: () => Promise<Connection>): void {
   const keys = new Command('keys')
+    .copyInheritedSettings(program)
     .description('show the keys of a VM and what was decided about them, or decide')
     .argument('[instance]', 'instance id')
     .option('--json', 'print one JSON document')
@@ -30,6 +31,7 @@ export function addKeyCommands(program: Command, connected: () => Promise<Connec
     });
   const decision = (name: string, argument: [string, string], description: string) =>
     new Command(name)
+      .copyInheritedSettings(program)
       .description(description)
       .argument(...argument)
       .requiredOption('--reason <text>', 'why; it is kept with your name');
@@ -84,14 +86,17 @@ export function addKeyCommands(program: Command, connected: () => Promise<Connec
     ),
   );
   program.addCommand(keys);
-  program.addCommand(allowCommand(connected));
+  program.addCommand(allowCommand(program, connected));
 }
 
 /** `casemate allow …`: what waits for an operator's word. */
-function allowCommand(connected: () => Promise<Connection>): Command {
-  const allow = new Command('allow').description('confirm what only an operator may confirm');
+function allowCommand(program: Command, connected: () => Promise<Connection>): Command {
+  const allow = new Command('allow')
+    .copyInheritedSettings(program)
+    .description('confirm what only an operator may confirm');
   const command = (name: string, description: string) =>
     new Command(name)
+      .copyInheritedSettings(program)
       .description(description)
       .argument('<instance>', 'instance id')
       .requiredOption('--reason <text>', 'why; it is kept with your name')
