@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Command } from 'commander';
 import { divergences, type VmRecord } from '../../lib/domain/convergence.ts';
+import type { ReleaseItem } from '../../lib/domain/key-release.ts';
 import { POLICY_FACTS } from '../../lib/domain/policy-facts.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
 import { verifyCommand } from '../verify/index.ts';
@@ -8,6 +9,7 @@ import { type Connection, connect } from './connection.ts';
 import { eventsCommand } from './events.ts';
 import { findVm, readFleet } from './fleet.ts';
 import { addIsolationCommands } from './isolation.ts';
+import { addKeyCommands, readReleases } from './keys.ts';
 import { localCommand } from './local.ts';
 import { policyCommand } from './policy.ts';
 import { fleetTable } from './table.ts';
@@ -117,7 +119,7 @@ program
   .action(async (id: string, options: { json?: boolean }) => {
     const connection = await connected();
     const record = await findVm(connection, id);
-    const decisions = decisionsOf(record);
+    const decisions = decisionsOf(record, await readReleases(connection, id));
     const { posture } = record;
     if (options.json) {
       const facts = viewOf(record, new Date()).posture.facts;
@@ -156,6 +158,7 @@ program
   });
 
 addIsolationCommands(program, connected);
+addKeyCommands(program, connected);
 program.addCommand(eventsCommand());
 program.addCommand(localCommand());
 program.addCommand(policyCommand(connected));
@@ -169,13 +172,17 @@ interface Decision {
 }
 
 /** Every recorded decision of a VM, newest first. */
-function decisionsOf(record: VmRecord): readonly Decision[] {
+function decisionsOf(record: VmRecord, releases: ReleaseItem | undefined): readonly Decision[] {
   const { vm, disks, posture, isolation } = record;
   return [
     { ...vm.decision, what: vm.managed ? 'in scope' : 'left alone' },
     ...[...disks.values()].map((disk) => ({
       ...disk.decision,
       what: `key for ${disk.volumeId} (${disk.disk})`,
+    })),
+    ...(releases?.decisions ?? []).map((d) => ({
+      ...d,
+      what: `key ${d.generation} of ${d.disk} ${d.outcome} (${d.mode})`,
     })),
     ...(posture?.decisions ?? []).map((d) => ({ ...d, what: `posture ${d.verdict}` })),
     ...(isolation?.decisions ?? []).map((d) => ({

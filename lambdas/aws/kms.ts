@@ -97,6 +97,38 @@ export async function rewrapKey(
   return Buffer.from(answer.CiphertextBlob).toString('base64');
 }
 
+/**
+ * Unwraps a disk key for a NitroTPM alone: KMS seals it to the RSA key of the attestation document, and the
+ * plaintext never leaves KMS. KMS looks at the document's signature and PCRs, not at its user data: the caller has
+ * verified that.
+ *
+ * @returns CMS EnvelopedData (`CiphertextForRecipient`)
+ * @throws UnwrapRefusedError
+ */
+export async function unwrapKeyForRecipient(
+  client: KMSClient,
+  keyId: string,
+  wrappedKey: string,
+  encryptionContext: Record<string, string>,
+  attestationDocument: Uint8Array,
+): Promise<Uint8Array> {
+  const decrypt = new DecryptCommand({
+    KeyId: keyId,
+    CiphertextBlob: Buffer.from(wrappedKey, 'base64'),
+    EncryptionContext: encryptionContext,
+    Recipient: {
+      KeyEncryptionAlgorithm: 'RSAES_OAEP_SHA_256',
+      AttestationDocument: attestationDocument,
+    },
+  });
+  const answer = await client.send(decrypt).catch(refusedAsUnwrap);
+  // An endpoint that does not know Recipient answers with the plaintext: nobody asked for that.
+  answer.Plaintext?.fill(0);
+  if (!answer.CiphertextForRecipient || answer.Plaintext)
+    throw new KmsShapeError('Decrypt gave no CiphertextForRecipient');
+  return answer.CiphertextForRecipient;
+}
+
 function refusedAsUnwrap(error: unknown): never {
   if (error instanceof InvalidCiphertextException)
     throw new UnwrapRefusedError('KMS does not unwrap the key under this context', { cause: error });

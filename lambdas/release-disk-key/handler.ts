@@ -1,8 +1,11 @@
+import { createPublicKey } from 'node:crypto';
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { KMSClient } from '@aws-sdk/client-kms';
 import { accessDisk } from '../../lib/domain/disk-access.ts';
 import { type ReleaseRequest, type ReleaseResponse, releaseRequest } from '../../lib/domain/disk-api.ts';
 import { encryptionContext } from '../../lib/domain/disk-key.ts';
+import { verifyNitroFor } from '../../lib/domain/evidence/binding.ts';
+import type { NitroPolicy } from '../../lib/domain/evidence/nitro/index.ts';
 import { isolationItem, type Mode } from '../../lib/domain/isolation.ts';
 import {
   decideRelease,
@@ -17,7 +20,7 @@ import { cedarFacts, type PolicyEngine } from '../../lib/policy/engine.ts';
 import { type Answer, type ApiDeps, createApiHandler } from '../api-function.ts';
 import { getItems } from '../aws/dynamodb.ts';
 import type { Announce } from '../aws/eventbridge.ts';
-import { UnwrapRefusedError, unwrapKey } from '../aws/kms.ts';
+import { UnwrapRefusedError, unwrapKey, unwrapKeyForRecipient } from '../aws/kms.ts';
 import { readDisks } from '../disks.ts';
 import { readRecipientKey, seal } from '../sealing.ts';
 import { proveRequest, type SignedDeps } from '../signed-request.ts';
@@ -30,6 +33,9 @@ export interface Deps extends ApiDeps, SignedDeps {
   readonly policy: PolicyEngine;
   readonly mode: Mode;
   readonly evidenceMaxAgeSeconds: number;
+  readonly nitroPolicy: NitroPolicy;
+  /** A test hierarchy in place of AWS's root. */
+  readonly nitroRoots?: readonly string[] | undefined;
 }
 
 /** Gives a disk key to the one VM that it is for, when policy says so, sealed to the agent's own key. */
@@ -57,9 +63,13 @@ async function release(deps: Deps, request: ReleaseRequest): Promise<Answer> {
     return proof;
   }
   const recipient = await readRecipientKey(point);
-  const decision = recipient
-    ? await decide(deps, request, proof.vm, proof.now)
-    : refusal('EPHEMERAL_KEY_INVALID');
+  const document =
+    request.document === undefined ? undefined : Buffer.from(request.document, 'base64');
+  const decision = !recipient
+    ? refusal('EPHEMERAL_KEY_INVALID')
+    : document && !isForRecipient(deps, document, proof)
+      ? refusal('DOCUMENT_REFUSED')
+      : await decide(deps, request, proof.vm, proof.now);
 
   // Written down, then said, then given: there is no release that nobody can see, and the key is in memory
   // for the shortest time.
@@ -72,7 +82,9 @@ async function release(deps: Deps, request: ReleaseRequest): Promise<Answer> {
   const { wrappedKey, escrows } = decision.generation;
   let key: Uint8Array;
   try {
-    key = await unwrapKey(deps.kms, deps.diskKeyId, wrappedKey, context);
+    key = document
+      ? await unwrapKeyForRecipient(deps.kms, deps.diskKeyId, wrappedKey, context, document)
+      : await unwrapKey(deps.kms, deps.diskKeyId, wrappedKey, context);
   } catch (error) {
     if (!(error instanceof UnwrapRefusedError)) throw error;
     deps.logger.error('the stored key does not unwrap', { instanceId, disk: uuid, generation, error });
@@ -89,7 +101,7 @@ async function release(deps: Deps, request: ReleaseRequest): Promise<Answer> {
       generation,
       enc: enc.toString('base64'),
       ciphertext: ciphertext.toString('base64'),
-      forRecipient: false,
+      forRecipient: document !== undefined,
       escrow: escrows?.[0]?.sealed ?? null,
     };
     return { kind: 'ok', status: 200, body };
@@ -136,6 +148,38 @@ async function decide(deps: Deps, request: ReleaseRequest, vm: VmItem, now: Date
       return decision;
     },
   );
+}
+
+/**
+ * Whether KMS may seal the key to the RSA key of this document: one that this very VM's NitroTPM made for this very
+ * request. KMS itself ignores user data, so a document of another request would do for it.
+ */
+function isForRecipient(
+  deps: Deps,
+  document: Uint8Array,
+  proof: { readonly vm: VmItem; readonly transcript: Buffer; readonly now: Date },
+): boolean {
+  const { instanceId, region } = proof.vm.observation;
+  const policy = { ...deps.nitroPolicy, kinds: ['nitrotpm'] as const };
+  const verdict = verifyNitroFor(
+    { transcript: proof.transcript, instanceId, region, at: proof.now },
+    { document, policy, roots: deps.nitroRoots },
+  );
+  if (!verdict.accepted || !verdict.claims) {
+    deps.logger.warn('document refused', { instanceId, reasons: verdict.reasons });
+    return false;
+  }
+  return isRsa2048(verdict.claims.publicKey);
+}
+
+/** A key that KMS takes as a recipient's: RSA of 2048 bits, SPKI DER, hex. */
+function isRsa2048(hex: string | null): boolean {
+  try {
+    const key = createPublicKey({ key: Buffer.from(hex ?? '', 'hex'), format: 'der', type: 'spki' });
+    return key.asymmetricKeyType === 'rsa' && key.asymmetricKeyDetails?.modulusLength === 2048;
+  } catch {
+    return false; // no public key
+  }
 }
 
 const refused: Answer = { kind: 'refuse', reason: 'RELEASE_REFUSED', retryable: false };

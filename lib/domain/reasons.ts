@@ -79,6 +79,8 @@ export const REASONS = {
     'The VM may hibernate, which writes the keys in its memory to its root volume: launch it without.',
   HIBERNATION_UNKNOWN:
     'EC2 was not heard to say whether the VM may hibernate; unknown does not count as good.',
+  DOCUMENT_REFUSED:
+    'The NitroTPM document does not verify for this VM and request, or has no RSA-2048 key: see the log.',
   EPHEMERAL_KEY_INVALID: 'The ephemeral key is not a point on P-256.',
   DISK_NOT_ATTACHED: 'EC2 shows no volume with this disk attached to the VM.',
   GENERATION_UNKNOWN: 'The disk has no key of this generation.',

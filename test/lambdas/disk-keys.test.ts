@@ -1,5 +1,7 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import type { Mode } from '../../lib/domain/isolation.ts';
+import { makeDocument, makeNitro, plain } from '../domain/evidence/forge/nitro.ts';
 import {
   createAgent,
   enrolled,
@@ -602,5 +604,51 @@ describe('a rotation', () => {
     await disks.rotate(disk, 2);
     await disks.confirm(disk, 2);
     expect((await disks.list()).body['volumes'][1]).toMatchObject({ rotate: null });
+  });
+});
+
+describe('a release with a NitroTPM document', () => {
+  const nitro = makeNitro();
+  const rsa = (bits: number) =>
+    plain(generateKeyPairSync('rsa', { modulusLength: bits }).publicKey.export({ type: 'spki', format: 'der' }));
+  const publicKey = rsa(2048);
+  const document = (options: { fields?: object; instanceId?: string; kind?: 'enclave' } = {}) => (t: Buffer) =>
+    makeDocument(nitro, {
+      instanceId: vm.id,
+      ...options,
+      fields: {
+        timestamp: world.now().getTime(),
+        user_data: plain(t),
+        public_key: publicKey,
+        ...options.fields,
+      },
+    });
+  beforeEach(async () => {
+    api = await createApi(world, 'embedded', undefined, nitro.roots);
+    disks = diskAgent(api, agent);
+  });
+
+  test('passes on what KMS sealed to the TPM’s key, and never has the key itself', async () => {
+    const { status, body, key } = await disks.release(disk, 1, {}, document());
+    expect([status, body['forRecipient'], key?.toString()]).toEqual([200, true, 'cms envelope']);
+  });
+
+  test.each<[string, Parameters<typeof document>[0]]>([
+    ['another request', { fields: { user_data: new Uint8Array(64) } }],
+    ['another instance', { instanceId: 'i-0000000b' }],
+    ['an enclave', { kind: 'enclave' }],
+    ['a time long ago', { fields: { timestamp: 1_700_000_000_000 } }],
+    ['no key', { fields: { public_key: null } }],
+    ['a key of another size', { fields: { public_key: rsa(3072) } }],
+  ])('is refused for one of %s, and KMS is not asked', async (_, options) => {
+    await expect(disks.release(disk, 1, {}, document(options))).resolves.toMatchObject({ status: 403 });
+    expect(decisions().at(-1)).toMatchObject({ reasons: ['DOCUMENT_REFUSED'] });
+    expect(world.kmsCalls).not.toContain('Decrypt');
+  });
+
+  test('is refused for a document that somebody else signed', async () => {
+    const forged = makeNitro();
+    const made = (t: Buffer) => makeDocument(forged, { instanceId: vm.id, fields: { user_data: plain(t), public_key: publicKey } });
+    await expect(disks.release(disk, 1, {}, made)).resolves.toMatchObject({ status: 403 });
   });
 });

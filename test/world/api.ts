@@ -11,6 +11,7 @@ import { createHandler as releaseDiskKey } from '../../lambdas/release-disk-key/
 import { createHandler as rotateDiskKey } from '../../lambdas/rotate-disk-key/handler.ts';
 import { createHandler as storeHeader } from '../../lambdas/store-header/handler.ts';
 import type { CallerIdentity } from '../../lib/domain/caller.ts';
+import { defaultPolicies } from '../../lib/domain/evidence/policy-file.ts';
 import { signAsAgent } from '../../lib/domain/signature.ts';
 import { type Purpose, signedBytes } from '../../lib/domain/transcript.ts';
 import type { TestAgent } from './agent.ts';
@@ -61,6 +62,7 @@ export async function createApi(
   world: World,
   callerIdentity: CallerIdentity = 'embedded',
   origin: string = API_ORIGIN,
+  nitroRoots?: readonly string[],
 ) {
   const { certificatePem, issue } = await issuer();
   const common = { ...world.common(), callerIdentity };
@@ -76,7 +78,7 @@ export async function createApi(
       region: REGION,
     }),
     '/disks': listDisks({ ...signed, mode, recoveryPublicKey: async () => RECOVERY_PUBLIC_KEY }),
-    '/releases': releaseDiskKey({ ...keys, mode, evidenceMaxAgeSeconds: 7200 }),
+    '/releases': releaseDiskKey({ ...keys, mode, evidenceMaxAgeSeconds: 7200, nitroPolicy: defaultPolicies.nitro, nitroRoots }),
     '/confirmations': confirmDiskKey(signed),
     '/rotations': rotateDiskKey(keys),
     '/adoptions': adoptDisk({ ...keys, ec2: world.client }),

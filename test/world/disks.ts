@@ -98,12 +98,19 @@ export function diskAgent(api: Api, agent: TestAgent, caller: Caller = 'instance
     header: (disk: string, generation: number, payload: string, wrong?: Wrong) =>
       send('/headers', { disk, generation, payload }, wrong),
     /** Asks for a key and opens what comes; `key` is undefined where it was refused. */
-    async release(disk: string, generation: number, wrong: Wrong = {}) {
+    async release(
+      disk: string,
+      generation: number,
+      wrong: Wrong = {},
+      documentFor?: (t: Buffer) => Buffer,
+    ) {
       const pair = await suite.kem.generateKeyPair();
       const ephemeralPublicKey = Buffer.from(await suite.kem.serializePublicKey(pair.publicKey));
-      const body = await request('/releases', { disk, generation, ephemeralPublicKey }, wrong);
-      const answer = await api.call('/releases', body, caller);
-      if (answer.status !== 200) return { ...answer, key: undefined };
+      const body: Record<string, unknown> & { nonce: string } = await request(
+        '/releases',
+        { disk, generation, ephemeralPublicKey },
+        wrong,
+      );
       const info = transcript({
         purpose: 'release',
         apiOrigin: API_ORIGIN,
@@ -116,6 +123,9 @@ export function diskAgent(api: Api, agent: TestAgent, caller: Caller = 'instance
         agentPublicKey: agent.spki,
         ephemeralPublicKey,
       });
+      if (documentFor) body['document'] = documentFor(info).toString('base64');
+      const answer = await api.call('/releases', body, caller);
+      if (answer.status !== 200) return { ...answer, key: undefined };
       const recipient = await suite.createRecipientContext({
         recipientKey: pair.privateKey,
         enc: Buffer.from(answer.body['enc'], 'base64'),

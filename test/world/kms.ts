@@ -37,6 +37,8 @@ export function fakeKms(effects: Effects) {
         const found = wrapped.get(Buffer.from(CiphertextBlob ?? []).toString('base64'));
         if (!found || found.context !== canonicalJson(EncryptionContext ?? {}))
           throw new InvalidCiphertextException({ message: 'null', $metadata: {} });
+        const { Recipient } = command.input;
+        if (Recipient) return { CiphertextForRecipient: Buffer.from('cms envelope') };
         return { Plaintext: new Uint8Array(found.key) };
       });
     }
