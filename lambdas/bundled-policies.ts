@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { type EvidencePolicies, parsePolicyFile } from '../lib/domain/evidence/policy-file.ts';
 import { type CompiledPolicies, createPolicyEngine, type PolicyEngine } from '../lib/policy/engine.ts';
 
@@ -8,6 +8,16 @@ export function bundledPolicyEngine(): PolicyEngine {
   return createPolicyEngine(
     readFileSync(new URL('./cedar_wasm_bg.wasm', import.meta.url)),
     JSON.parse(readFileSync(new URL('./policies.json', import.meta.url), 'utf8')) as CompiledPolicies,
+  );
+}
+
+/** The policies that are asked beside and decide nothing, where the deployment has some. @throws PolicySetError */
+export function bundledShadowEngine(): PolicyEngine | undefined {
+  const file = new URL('./policies-shadow.json', import.meta.url);
+  if (!existsSync(file)) return undefined;
+  return createPolicyEngine(
+    readFileSync(new URL('./cedar_wasm_bg.wasm', import.meta.url)),
+    JSON.parse(readFileSync(file, 'utf8')) as CompiledPolicies,
   );
 }
 

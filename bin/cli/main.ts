@@ -135,6 +135,11 @@ program
       print(`${refusal.at}  last of ${posture.refusals.count} refused reports`);
       print(`    ${refusal.reason}: ${REASONS[refusal.reason as Reason] ?? ''}`);
     }
+    const shadow = posture?.shadow;
+    if (shadow) {
+      print(`${shadow.at}  shadow policies would say ${shadow.verdict}, and decide nothing`);
+      print(`    ${shadow.reasons.join(', ')}; policies: ${shadow.policies.join(', ') || 'none'}`);
+    }
     const evidence = posture?.evidenceRefusal;
     if (evidence) {
       print(`${evidence.at}  the last hardware evidence did not count: docs/evidence.md`);

@@ -14,8 +14,9 @@ import {
   testPolicies,
 } from '../../lib/policy/cases.ts';
 import { createPolicyEngine, type PolicySet } from '../../lib/policy/engine.ts';
+import { type SimulatedChange, type SimulatedDecision, simulate } from '../../lib/policy/simulate.ts';
 import { type Connection, ConnectionError } from './connection.ts';
-import { requireInstanceId } from './fleet.ts';
+import { readFleet, requireInstanceId } from './fleet.ts';
 import { decide, decisionOf, readOperator } from './operator.ts';
 import { plain, print } from './terminal.ts';
 import { UsageError } from './usage.ts';
@@ -30,7 +31,7 @@ const CASES = '.test.yaml';
 /** `casemate policy …`: offline on a folder of policies, and what operators confirm about demands. */
 export function policyCommand(connected: () => Promise<Connection>): Command {
   const command = new Command('policy')
-    .description('check and test the policies of a folder; let a VM demand less')
+    .description('check, test and simulate the policies of a folder; let a VM demand less')
     .showHelpAfterError()
     .exitOverride((error) => {
       process.exit(error.exitCode === 0 ? 0 : 2);
@@ -63,6 +64,20 @@ export function policyCommand(connected: () => Promise<Connection>): Command {
     process.exitCode = report.passed ? 0 : 1;
   });
 
+  on('simulate', 'tell what policies would decide otherwise over the present fleet, and why')
+    .option('--live <folder>', 'folder of the policies that they are compared with', POLICY_FOLDER)
+    .action(async (options: Options & { live: string }) => {
+      const candidate = readPolicySet(options.policies);
+      const live = readPolicySet(options.live);
+      const fleet = await readFleet(await connected());
+      const changes = simulate(fleet, { live, candidate }, { ...DEFAULT_AGES, now: new Date() });
+      print(
+        options.json
+          ? JSON.stringify({ vms: fleet.size, changes }, null, 2)
+          : [...changes.flatMap(changeLines), `${changes.length} changes over ${fleet.size} VMs`].join('\n'),
+      );
+    });
+
   command
     .command('relax')
     .description('confirm that a VM may demand less of its hardware, as its tags say now')
@@ -93,6 +108,15 @@ export function policyCommand(connected: () => Promise<Connection>): Command {
     });
 
   return command;
+}
+
+/** As the functions have them where nobody set others (docs/architecture.md). */
+const DEFAULT_AGES = { reportMaxAgeSeconds: 900, evidenceMaxAgeSeconds: 7200 };
+
+function changeLines({ instanceId, about, live, candidate }: SimulatedChange): readonly string[] {
+  const said = ({ decision, reasons, policies }: SimulatedDecision): string =>
+    `${decision}, ${reasons.join(' ')}${policies.length > 0 ? `, by ${policies.join(' ')}` : ''}`;
+  return [`${instanceId}: ${about}`, `  live       ${said(live)}`, `  candidate  ${said(candidate)}`];
 }
 
 /** The VM demands no less than what stands. */

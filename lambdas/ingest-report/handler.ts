@@ -13,10 +13,12 @@ import { AGENT_SOURCE } from '../../lib/domain/events.ts';
 import type { EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
 import { chainAbove, type EvidenceRoots, judgeEvidence } from '../../lib/domain/evidence-judgement.ts';
 import {
-  type AskPosturePolicy,
+  type Assessment,
+  assessPosture,
   foldEvidence,
   foldReport,
   INITIAL_POSTURE,
+  noteShadow,
   type PostureItem,
   type PostureState,
   postureItem,
@@ -33,7 +35,8 @@ import {
 } from '../../lib/domain/report.ts';
 import { tpmItem } from '../../lib/domain/tpm-activation.ts';
 import { type VmItem, vmItem } from '../../lib/domain/vm.ts';
-import { cedarFacts, type PolicyEngine } from '../../lib/policy/engine.ts';
+import { askPosture } from '../../lib/policy/ask.ts';
+import type { PolicyEngine } from '../../lib/policy/engine.ts';
 import {
   consumeChallenge,
   create,
@@ -51,6 +54,8 @@ export interface Deps extends QueueDeps {
   readonly table: Table;
   readonly announce: Announce;
   readonly policy: PolicyEngine;
+  /** Policies that are asked beside, and decide nothing. */
+  readonly shadowPolicy?: PolicyEngine | undefined;
   readonly apiOrigin: string;
   readonly reportMaxAgeSeconds: number;
   readonly evidenceMaxAgeSeconds: number;
@@ -161,17 +166,27 @@ async function converge(
     });
   }
   if (!vm?.managed) return;
-  const next = reassess(
-    {
-      vm,
-      enrolment,
-      posture,
-      maxAgeSeconds: deps.reportMaxAgeSeconds,
-      evidenceMaxAgeSeconds: deps.evidenceMaxAgeSeconds,
-      now,
-    },
-    askPolicy(deps.policy, vm),
-  );
+  const input = {
+    vm,
+    enrolment,
+    posture,
+    maxAgeSeconds: deps.reportMaxAgeSeconds,
+    evidenceMaxAgeSeconds: deps.evidenceMaxAgeSeconds,
+    now,
+  };
+  const decided = reassess(input, askPosture(deps.policy, vm.observation));
+  const next = noteShadow(decided, assessInShadow(deps, input), now);
+  if (next.shadow) {
+    deps.metrics.addMetric('ShadowDiffered', MetricUnit.Count, 1);
+    if (next.shadow !== known?.shadow) {
+      const { verdict, reasons, policies } = next;
+      deps.logger.warn('shadow policies say otherwise', {
+        instanceId,
+        live: { verdict, reasons, policies },
+        shadow: next.shadow,
+      });
+    }
+  }
   const verdictChanged = known?.verdict !== next.verdict || known.reasons.join() !== next.reasons.join();
   // Store before announce: an announcement can be repeated.
   if (next !== known) await putVersioned(deps.table, `posture#${instanceId}`, known?.version, next);
@@ -261,15 +276,18 @@ async function rememberChains(
   }
 }
 
-function askPolicy(policy: PolicyEngine, vm: VmItem): AskPosturePolicy {
-  const { accountId, region } = vm.observation;
-  return (action, context) =>
-    policy.decide(
-      action,
-      vm.observation,
-      { type: 'Fleet', id: `${accountId}/${region}` },
-      { ...context, facts: cedarFacts(context.facts) },
-    );
+/** What the shadow policies say. Whatever goes wrong with them is told, and hurts nothing else. */
+function assessInShadow(deps: Deps, input: Parameters<typeof reassess>[0]): Assessment | undefined {
+  if (!deps.shadowPolicy) return undefined;
+  const { vm, posture } = input;
+  try {
+    const ask = askPosture(deps.shadowPolicy, vm.observation);
+    return assessPosture({ ...input, previous: posture.verdict }, ask);
+  } catch (error) {
+    deps.metrics.addMetric('ShadowFailed', MetricUnit.Count, 1);
+    deps.logger.error('shadow policies failed', { instanceId: vm.observation.instanceId, error });
+    return undefined;
+  }
 }
 
 /** For ordering alone: the payload is not verified yet. */

@@ -107,6 +107,8 @@ export class Casemate extends Construct {
     super(scope, id);
     this.refuseWrongSettings(props);
     validatePolicies();
+    const shadowPoliciesFolder = props.shadowPoliciesFolder && resolve(props.shadowPoliciesFolder);
+    if (shadowPoliciesFolder) validatePolicies(shadowPoliciesFolder);
     const probationEgress = props.probationEgress ?? NO_EGRESS;
     const profilesFile = resolve(props.profilesFile ?? PROFILES_FILE);
     const profiles = validateProfiles(profilesFile, copied(probationEgress));
@@ -194,6 +196,7 @@ export class Casemate extends Construct {
           REPORT_MAX_AGE_SECONDS: String((props.reportMaxAge ?? DEFAULT_REPORT_MAX_AGE).toSeconds()),
         },
         decidesByPolicy: true,
+        ...(shadowPoliciesFolder ? { shadowPoliciesFolder } : {}),
       }),
       'apply-isolation': new PipelineFunction(this, 'ApplyIsolation', {
         ...common,

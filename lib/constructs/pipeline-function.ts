@@ -30,6 +30,8 @@ export interface PipelineFunctionProps extends FunctionDefaults {
   readonly environment: Record<string, string>;
   /** The function asks Cedar: its wasm and the policies go beside the bundle. */
   readonly decidesByPolicy: boolean;
+  /** A folder of policies that the function asks beside, and that decide nothing. */
+  readonly shadowPoliciesFolder?: string;
   /** The function reads isolation profiles: this file goes beside the bundle. */
   readonly profilesFile?: string;
 }
@@ -93,7 +95,9 @@ export class PipelineFunction extends Construct {
         mainFields: ['module', 'main'],
         // The SDK that was tested is the SDK that runs; the runtime's own changes under us.
         bundleAwsSDK: true,
-        ...(props.decidesByPolicy ? { commandHooks: besideTheBundle(POLICIES) } : {}),
+        ...(props.decidesByPolicy
+          ? { commandHooks: besideTheBundle((output) => POLICIES(output, props.shadowPoliciesFolder)) }
+          : {}),
         ...(props.profilesFile === undefined
           ? {}
           : {
@@ -113,12 +117,17 @@ const COMPILE = join(PACKAGE_ROOT, 'lib/policy/compile.ts');
  * as text otherwise, and the policies would be compiled into code that an operator cannot look at. What the
  * functions read of Cedar's policies is policies.json: checked and compiled here, not at each start.
  */
-const POLICIES = (output: string) => [
+const POLICIES = (output: string, shadow: string | undefined) => [
   `cp "${CEDAR_WASM}" "${output}"`,
   `mkdir -p "${output}/policies"`,
   `cp -r "${POLICY_FOLDER}"/. "${output}/policies"`,
-  `"${process.execPath}" --no-warnings "${COMPILE}" "${CEDAR_WASM}" "${POLICY_FOLDER}" "${output}/policies.json"`,
+  compiled(POLICY_FOLDER, `${output}/policies.json`),
+  ...(shadow === undefined ? [] : [compiled(shadow, `${output}/policies-shadow.json`)]),
 ];
+
+function compiled(folder: string, out: string): string {
+  return `"${process.execPath}" --no-warnings "${COMPILE}" "${CEDAR_WASM}" "${folder}" "${out}"`;
+}
 
 function besideTheBundle(commands: (output: string) => string[]): nodejs.ICommandHooks {
   return {

@@ -40,6 +40,10 @@ export const postureItem = z.strictObject({
   decisions: z.array(
     z.strictObject({ at: utcTime, verdict, reasons: z.array(z.string()), policies: z.array(z.string()) }),
   ),
+  /** What the shadow policies would say, since when; absent where they agree, or where there are none. */
+  shadow: z
+    .strictObject({ at: utcTime, verdict, reasons: z.array(z.string()), policies: z.array(z.string()) })
+    .optional(),
 });
 export type PostureItem = z.infer<typeof postureItem>;
 export type PostureState = Omit<PostureItem, 'pk' | 'version'>;
@@ -109,7 +113,7 @@ export type Assessment = Pick<PostureState, 'verdict' | 'reasons' | 'policies' |
 export function assessPosture(
   input: {
     readonly vm: VmItem;
-    readonly enrolment: EnrolItem | undefined;
+    readonly enrolment: Pick<EnrolItem, 'instanceId'> | undefined;
     readonly posture: Pick<PostureState, 'standing' | 'facts' | 'attestations' | 'contradicted'>;
     readonly previous: Verdict;
     readonly maxAgeSeconds: number;
@@ -246,6 +250,21 @@ export function reassess(
     decidedAt: decision.at,
     decisions: repeated ? posture.decisions : [decision, ...posture.decisions].slice(0, DECISIONS_KEPT),
   };
+}
+
+/**
+ * The posture with what shadow policies would say of it noted, where that is something else; the very same object
+ * when nothing of it changed. What was decided is not touched. Other policies with the same outcome are no
+ * difference.
+ */
+export function noteShadow(posture: PostureState, shadow: Assessment | undefined, now: Date): PostureState {
+  const { shadow: noted, ...rest } = posture;
+  const essence = (of: Pick<Assessment, 'verdict' | 'reasons'>) =>
+    canonicalJson([of.verdict, [...of.reasons].sort()]);
+  if (!shadow || essence(shadow) === essence(posture)) return noted ? rest : posture;
+  if (noted && essence(noted) === essence(shadow)) return posture;
+  const { verdict, reasons, policies } = shadow;
+  return { ...rest, shadow: { at: now.toISOString(), verdict, reasons, policies } };
 }
 
 /** The posture after the evidence of an accepted report was judged: the newest of each format counts. */

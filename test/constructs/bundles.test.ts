@@ -7,12 +7,16 @@ import { afterAll, describe, expect, test } from '@jest/globals';
 import { App } from 'aws-cdk-lib';
 import { Template } from 'aws-cdk-lib/assertions';
 import { CasemateStack } from '../../lib/casemate-stack.ts';
+import { POLICY_FOLDER } from '../../lib/constructs/policies.ts';
 import { ENV, FUNCTION_NAMES, type FunctionName, Synthesized } from './synthesized.ts';
 
 /** The bundles as `cdk deploy` uploads them. One synth with esbuild, for all tests of this file. */
 const outdir = mkdtempSync(join(tmpdir(), 'casemate-bundles-'));
 const app = new App({ outdir });
-const stack = new CasemateStack(app, 'Casemate', { env: ENV, casemate: {} });
+const stack = new CasemateStack(app, 'Casemate', {
+  env: ENV,
+  casemate: { shadowPoliciesFolder: POLICY_FOLDER },
+});
 const synthesized = new Synthesized(Template.fromStack(stack));
 
 afterAll(() => rmSync(outdir, { recursive: true }));
@@ -68,7 +72,9 @@ describe('the bundle', () => {
       expect(beside).toEqual(['index.mjs']);
       return;
     }
-    expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies', 'policies.json']);
+    // Postures are decided by one function, and shadow policies are asked there alone.
+    const shadow = name === 'ingest-report' ? ['policies-shadow.json'] : [];
+    expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies', ...shadow, 'policies.json']);
     const policies = readdirSync(join(bundleOf(name), 'policies'));
     expect(policies).toEqual(readdirSync(new URL('../../policies/', import.meta.url)));
     expect(existsSync(join(bundleOf(name), 'policies', 'schema.cedarschema'))).toBe(true);

@@ -2,7 +2,10 @@ import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { Stack } from 'aws-cdk-lib';
 import { POLICY_FOLDER, validatePolicies } from '../../lib/constructs/policies.ts';
+import { Casemate } from '../../lib/index.ts';
+import { ENV, testApp } from './synthesized.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -19,6 +22,13 @@ describe('policies at synth', () => {
     expect(() => validatePolicies()).not.toThrow();
     writeFileSync(join(folder, 'mine.cedar'), policy('principal.state == "running"'));
     expect(() => validatePolicies(folder)).not.toThrow();
+  });
+
+  test('are refused as shadow policies like any others', () => {
+    writeFileSync(join(folder, 'mine.cedar'), policy('principal.colour == "red"'));
+    const synth = () =>
+      new Casemate(new Stack(testApp(), 'Test', { env: ENV }), 'Casemate', { shadowPoliciesFolder: folder });
+    expect(synth).toThrow(/mine: .*colour/);
   });
 
   test.each([

@@ -281,6 +281,59 @@ describe('what the tags demand of the hardware', () => {
   });
 });
 
+describe('shadow policies', () => {
+  const sources = readPolicySources(new URL('../../policies/', import.meta.url));
+  const stricter = policySet({
+    ...sources,
+    policies: new Map([
+      ...sources.policies,
+      [
+        'mine.cedar',
+        `@id("mine.iommu") @reason("IOMMU_INACTIVE")
+         forbid (principal, action == Casemate::Action::"LeaveProbation", resource)
+         unless { context.facts["virt.iommu"].state == "present" };`,
+      ],
+    ]),
+  });
+  const COMPLIANT = { verdict: 'compliant', reasons: ['POSTURE_PROVEN'], policies: ['posture.reported'] };
+
+  test('decide nothing; where they say otherwise it is kept, since when, until they agree', async () => {
+    await start({ shadowPolicy: stricter });
+    await send(report(1));
+    const at = world.now().toISOString();
+    const otherwise = { verdict: 'unproven', reasons: ['IOMMU_INACTIVE'], policies: ['mine.iommu'] };
+    expect(posture()).toMatchObject({ ...COMPLIANT, shadow: { at, ...otherwise } });
+    expect(world.announced.map((e) => e.detail['verdict'])).toEqual(['compliant']);
+    world.advance(60);
+    await send(report(2));
+    expect(posture()).toMatchObject({ ...COMPLIANT, shadow: { at } });
+    await send(report(3, { facts: [...GOOD_FACTS, fact('virt.iommu', 'present')] }));
+    expect(posture()).toMatchObject(COMPLIANT);
+    expect(posture()).not.toHaveProperty('shadow');
+  });
+
+  test('that fail, or fail to evaluate, hurt nothing', async () => {
+    const decide = () => {
+      throw new Error('no memory');
+    };
+    await start({ shadowPolicy: { decide } });
+    await expect(send(report(1))).resolves.toEqual({ batchItemFailures: [] });
+    expect(posture()).toMatchObject(COMPLIANT);
+    expect(posture()).not.toHaveProperty('shadow');
+  });
+
+  test('that are taken away leave nothing behind', async () => {
+    await start({ shadowPolicy: stricter });
+    await send(report(1));
+    const rows = new Map(world.rows);
+    await start();
+    for (const [pk, row] of rows) world.rows.set(pk, row);
+    await send(report(2));
+    expect(posture()).toMatchObject(COMPLIANT);
+    expect(posture()).not.toHaveProperty('shadow');
+  });
+});
+
 describe('when AWS says no', () => {
   const throttled = () => Object.assign(new Error('Rate exceeded'), { name: 'ThrottlingException' });
 

@@ -119,6 +119,7 @@ export function createWorld(
     readonly apiOrigin?: string;
     readonly mode?: Mode;
     readonly policy?: PolicyEngine;
+    readonly shadowPolicy?: PolicyEngine;
     readonly evidencePolicies?: EvidencePolicies;
     readonly evidenceRoots?: EvidenceRoots;
     readonly authorities?: readonly X509Certificate[];
@@ -260,6 +261,7 @@ export function createWorld(
     }),
     'ingest-report': ingestReport({
       ...common(),
+      shadowPolicy: options.shadowPolicy,
       apiOrigin: options.apiOrigin ?? API_ORIGIN,
       reportMaxAgeSeconds: 900,
       evidenceMaxAgeSeconds: 7200,

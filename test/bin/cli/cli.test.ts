@@ -1,12 +1,16 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { marshall } from '@aws-sdk/util-dynamodb';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { runningLocally } from '../../../bin/cli/connection.ts';
 import { fleetTable } from '../../../bin/cli/table.ts';
 import { viewOf } from '../../../bin/cli/view.ts';
+import { POLICY_FOLDER } from '../../../lib/constructs/policies.ts';
 import type { VmRecord } from '../../../lib/domain/convergence.ts';
 import { serve } from '../../agent/harness.ts';
 import { fact } from '../../world/agent.ts';
@@ -24,6 +28,9 @@ import {
   NOW,
   VM_ID,
 } from '../../world/items.ts';
+
+// Each command is a process of its own.
+jest.setTimeout(60_000);
 
 const record = (overrides: Partial<VmRecord> = {}): VmRecord => ({
   vm: aVm({ observation: { volumes: [aVolume({ id: 'vol-00000001', root: true }), aVolume()] } }),
@@ -234,6 +241,24 @@ inAws(
       }
       const json = JSON.parse((await run('show', VM_ID, '--json')).stdout) as Record<string, unknown>;
       expect(json).toMatchObject({ id: VM_ID, divergences: [], observation: { instanceId: VM_ID } });
+    });
+
+    test('policy simulate tells who would change, and why', async () => {
+      const folder = mkdtempSync(join(tmpdir(), 'casemate-policies-'));
+      cpSync(POLICY_FOLDER, folder, { recursive: true });
+      writeFileSync(
+        join(folder, 'mine.cedar'),
+        '@id("mine") @reason("MINE") forbid (principal, action == Casemate::Action::"Manage", resource);',
+      );
+      const { status, stdout } = await run('policy', 'simulate', '--policies', folder);
+      rmSync(folder, { recursive: true });
+      expect(status).toBe(0);
+      expect(stdout).toContain(
+        `${VM_ID}: scope\n  live       in scope, IN_SCOPE, by scope.tagged\n  candidate  leaving scope, MINE, by mine\n`,
+      );
+      expect(stdout).toMatch(/1 changes over 1 VMs\n$/);
+      const { stdout: same } = await run('policy', 'simulate', '--json');
+      expect(JSON.parse(same)).toEqual({ vms: 1, changes: [] });
     });
 
     test('explain tells the decisions newest first, with meanings, policies and the last refusal', async () => {
