@@ -34,6 +34,14 @@ const SETTINGS = {
   OBSERVE_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/observe',
   DISK_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/k',
   MODE: 'observe',
+  ENFORCE_SHARE: '1',
+  GUARDS:
+    '{"share":0.25,"minimum":3,"windowSeconds":3600,"protected":{"instanceIds":[],"autoScalingGroups":[]}}',
+  CUT_TRACKED_FLOWS: 'false',
+  DETACH_ELASTIC_IPS: 'false',
+  STANDBY: 'false',
+  REPLACEMENTS_PER_HOUR: '10',
+  OWN_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/isolation',
   RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/r',
   HEADER_BUCKET: 'headers',
   PROBATION_EGRESS: '{"kind":"https-anywhere"}',
@@ -69,7 +77,8 @@ describe('the bundle', () => {
   test.each(FUNCTION_NAMES)('of %s has the policies beside it if it decides by them', (name) => {
     const beside = readdirSync(bundleOf(name)).sort();
     if (!DECIDING.includes(name)) {
-      expect(beside).toEqual(['index.mjs']);
+      const profiles = name === 'apply-isolation' ? ['profiles.json'] : [];
+      expect(beside).toEqual(['index.mjs', ...profiles]);
       return;
     }
     // Postures are decided by one function, and shadow policies are asked there alone.
