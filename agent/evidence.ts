@@ -47,8 +47,7 @@ export const PLACES: EvidencePlaces = {
   nitroTpmAttest: '/usr/bin/nitro-tpm-attest',
 };
 
-export const SOURCES = ['nitrotpm', 'tpm', 'configfs-tsm', 'sev-guest'] as const;
-export type SourceName = (typeof SOURCES)[number];
+export type SourceName = 'nitrotpm' | 'tpm' | 'configfs-tsm' | 'sev-guest';
 
 /** One kind of hardware that may sign for this machine. */
 export interface Source {

@@ -63,8 +63,7 @@ async function release(deps: Deps, request: ReleaseRequest): Promise<Answer> {
     return proof;
   }
   const recipient = await readRecipientKey(point);
-  const document =
-    request.document === undefined ? undefined : Buffer.from(request.document, 'base64');
+  const document = request.document === undefined ? undefined : Buffer.from(request.document, 'base64');
   const decision = !recipient
     ? refusal('EPHEMERAL_KEY_INVALID')
     : document && !isForRecipient(deps, document, proof)

@@ -60,7 +60,6 @@ export const tpmItem = z.strictObject({
   attestationKey: z.base64(),
   activatedAt: utcTime,
 });
-export type TpmItem = z.infer<typeof tpmItem>;
 
 /** An attestation key, and what its TPM calls it. */
 export interface AttestationKey {

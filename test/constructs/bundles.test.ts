@@ -59,6 +59,9 @@ const DECIDING: readonly FunctionName[] = [
   'adopt-disk',
 ];
 
+/** Read isolation profiles. */
+const FENCING: readonly FunctionName[] = ['apply-isolation', 'sweep'];
+
 describe('the bundle', () => {
   test.each(FUNCTION_NAMES)(
     'of %s loads alone, in a process that has nothing else, and has a handler',
@@ -77,8 +80,7 @@ describe('the bundle', () => {
   test.each(FUNCTION_NAMES)('of %s has the policies beside it if it decides by them', (name) => {
     const beside = readdirSync(bundleOf(name)).sort();
     if (!DECIDING.includes(name)) {
-      const profiles = name === 'apply-isolation' ? ['profiles.json'] : [];
-      expect(beside).toEqual(['index.mjs', ...profiles]);
+      expect(beside).toEqual(FENCING.includes(name) ? ['index.mjs', 'profiles.json'] : ['index.mjs']);
       return;
     }
     // Postures are decided by one function, and shadow policies are asked there alone.

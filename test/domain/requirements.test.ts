@@ -16,13 +16,13 @@ const confirmed = (seconds: number, ...requirements: string[]) => ({
   reason: 'moved to another host',
   requirements,
 });
-const require = (value: string) => ({ 'casemate:require': value });
+const demanding = (value: string) => ({ 'casemate:require': value });
 
 describe('what tags demand', () => {
   test.each<[string, Record<string, string>, string[]]>([
     ['nothing', {}, []],
-    ['names, whatever is between them', require('  smt-off  iommu\tiommu '), ['iommu', 'smt-off']],
-    ['names that nobody knows, too', require('iommu smt-of'), ['iommu', 'smt-of']],
+    ['names, whatever is between them', demanding('  smt-off  iommu\tiommu '), ['iommu', 'smt-off']],
+    ['names that nobody knows, too', demanding('iommu smt-of'), ['iommu', 'smt-of']],
     ['evidence', { 'casemate:evidence': 'required' }, ['evidence']],
     ['no evidence where it is optional', { 'casemate:evidence': 'optional' }, []],
     [
@@ -39,37 +39,37 @@ describe('demands', () => {
   const before: Demands = { standing: ['iommu', 'smt-off'], fewerSince: null };
 
   test('grow at once', () => {
-    expect(nextDemands(before, require('iommu smt-off evidence'), undefined, NOW)).toEqual({
+    expect(nextDemands(before, demanding('iommu smt-off evidence'), undefined, NOW)).toEqual({
       standing: ['evidence', 'iommu', 'smt-off'],
       fewerSince: null,
     });
   });
 
   test('do not shrink because a tag does, and say since when it does', () => {
-    const kept = nextDemands(before, require('iommu'), undefined, NOW);
+    const kept = nextDemands(before, demanding('iommu'), undefined, NOW);
     expect(kept).toEqual({ standing: ['iommu', 'smt-off'], fewerSince: NOW.toISOString() });
     expect(nextDemands(kept, {}, undefined, later(60))).toEqual(kept);
   });
 
   test('shrink by what an operator confirmed after that', () => {
-    const kept = nextDemands(before, require('iommu'), undefined, NOW);
-    expect(nextDemands(kept, require('iommu'), confirmed(60, 'smt-off'), later(90))).toEqual({
+    const kept = nextDemands(before, demanding('iommu'), undefined, NOW);
+    expect(nextDemands(kept, demanding('iommu'), confirmed(60, 'smt-off'), later(90))).toEqual({
       standing: ['iommu'],
       fewerSince: null,
     });
   });
 
   test('do not shrink by a confirmation from before, nor by one of something else', () => {
-    const kept = nextDemands(before, require('iommu'), undefined, NOW);
-    expect(nextDemands(kept, require('iommu'), confirmed(-1, 'smt-off'), later(90))).toEqual(kept);
-    expect(nextDemands(kept, require('iommu'), confirmed(60, 'iommu'), later(90))).toEqual(kept);
+    const kept = nextDemands(before, demanding('iommu'), undefined, NOW);
+    expect(nextDemands(kept, demanding('iommu'), confirmed(-1, 'smt-off'), later(90))).toEqual(kept);
+    expect(nextDemands(kept, demanding('iommu'), confirmed(60, 'iommu'), later(90))).toEqual(kept);
     const all = nextDemands(kept, {}, confirmed(60, 'smt-off'), later(90));
     expect(all).toEqual({ standing: ['iommu'], fewerSince: NOW.toISOString() });
   });
 
   test('are as the tags say again once the tags demand what stands', () => {
     const kept = nextDemands(before, {}, undefined, NOW);
-    expect(nextDemands(kept, require('smt-off iommu'), undefined, later(60))).toEqual(before);
+    expect(nextDemands(kept, demanding('smt-off iommu'), undefined, later(60))).toEqual(before);
   });
 
   test('are nothing once an operator confirmed that all may go', () => {
@@ -95,7 +95,7 @@ describe('demands', () => {
 
 describe('what policy sees of demands', () => {
   test('is known names, and one word for all that is none', () => {
-    expect(demandContext(undefined, require('iommu IOMMU mitigation:nothing'), [])).toEqual({
+    expect(demandContext(undefined, demanding('iommu IOMMU mitigation:nothing'), [])).toEqual({
       requires: expect.arrayContaining(['iommu', 'unknown']),
       requiredMitigations: [],
       mitigated: [],
@@ -104,7 +104,7 @@ describe('what policy sees of demands', () => {
 
   test('is what stands and what the tags say, though the VM was not looked at again yet', () => {
     const standing = { standing: ['smt-off'], fewerSince: NOW.toISOString() };
-    expect(demandContext(standing, require('iommu'), []).requires.toSorted()).toEqual(['iommu', 'smt-off']);
+    expect(demandContext(standing, demanding('iommu'), []).requires.toSorted()).toEqual(['iommu', 'smt-off']);
   });
 
   test('is mitigations by name, with those that were read as absent and no other', () => {
@@ -114,7 +114,7 @@ describe('what policy sees of demands', () => {
       { id: 'kernel.vulnerability.tsa', state: 'unknown' },
       { id: 'kernel.vulnerabilities', state: 'absent' },
     ] as const;
-    expect(demandContext(undefined, require('mitigation:mds mitigation:tsa'), facts)).toEqual({
+    expect(demandContext(undefined, demanding('mitigation:mds mitigation:tsa'), facts)).toEqual({
       requires: ['mitigation'],
       requiredMitigations: ['mds', 'tsa'],
       mitigated: ['mds'],

@@ -5,7 +5,13 @@ import { CreateKeyCommand, KMSClient } from '@aws-sdk/client-kms';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { CREDENTIALS, type Emulators, REGION, startEmulators } from '../../bin/local/emulators.ts';
 import { ensurePython } from '../../bin/local/python.ts';
-import { generateWrappedKey, publicKeyOf, rewrapKey, UnwrapRefusedError, unwrapKey } from '../../lambdas/aws/kms.ts';
+import {
+  generateWrappedKey,
+  publicKeyOf,
+  rewrapKey,
+  UnwrapRefusedError,
+  unwrapKey,
+} from '../../lambdas/aws/kms.ts';
 import { encryptionContext } from '../../lib/domain/disk-key.ts';
 import { DISK, VM_ID } from '../world/items.ts';
 
@@ -34,7 +40,10 @@ describe.each(['ministack', 'moto'] as const)('the KMS of %s', (name) => {
   test('wraps a key anew for another VM: the same key, and under the old context no more', async () => {
     const wrapped = await generateWrappedKey(kms, keyId, own);
     const rewrapped = await rewrapKey(kms, keyId, wrapped, own, others);
-    const [before, after] = [await unwrapKey(kms, keyId, wrapped, own), await unwrapKey(kms, keyId, rewrapped, others)];
+    const [before, after] = [
+      await unwrapKey(kms, keyId, wrapped, own),
+      await unwrapKey(kms, keyId, rewrapped, others),
+    ];
     expect(Buffer.from(after).equals(Buffer.from(before))).toBe(true);
     await expect(unwrapKey(kms, keyId, rewrapped, own)).rejects.toThrow(UnwrapRefusedError);
     await expect(rewrapKey(kms, keyId, wrapped, others, own)).rejects.toThrow(UnwrapRefusedError);
@@ -48,10 +57,17 @@ describe.each(['ministack', 'moto'] as const)('the KMS of %s', (name) => {
 });
 
 test('a tampered ciphertext is refused by a KMS that authenticates it', async () => {
-  const kms = new KMSClient({ endpoint: emulators.ec2, region: REGION, credentials: CREDENTIALS, maxAttempts: 2 });
+  const kms = new KMSClient({
+    endpoint: emulators.ec2,
+    region: REGION,
+    credentials: CREDENTIALS,
+    maxAttempts: 2,
+  });
   const keyId = (await kms.send(new CreateKeyCommand({}))).KeyMetadata?.Arn ?? '';
   const context = encryptionContext(DISK, 1, VM_ID);
   const wrapped = Buffer.from(await generateWrappedKey(kms, keyId, context), 'base64');
   wrapped.writeUInt8(wrapped.readUInt8(wrapped.length - 1) ^ 1, wrapped.length - 1);
-  await expect(unwrapKey(kms, keyId, wrapped.toString('base64'), context)).rejects.toThrow(UnwrapRefusedError);
+  await expect(unwrapKey(kms, keyId, wrapped.toString('base64'), context)).rejects.toThrow(
+    UnwrapRefusedError,
+  );
 });

@@ -610,19 +610,23 @@ describe('a rotation', () => {
 describe('a release with a NitroTPM document', () => {
   const nitro = makeNitro();
   const rsa = (bits: number) =>
-    plain(generateKeyPairSync('rsa', { modulusLength: bits }).publicKey.export({ type: 'spki', format: 'der' }));
+    plain(
+      generateKeyPairSync('rsa', { modulusLength: bits }).publicKey.export({ type: 'spki', format: 'der' }),
+    );
   const publicKey = rsa(2048);
-  const document = (options: { fields?: object; instanceId?: string; kind?: 'enclave' } = {}) => (t: Buffer) =>
-    makeDocument(nitro, {
-      instanceId: vm.id,
-      ...options,
-      fields: {
-        timestamp: world.now().getTime(),
-        user_data: plain(t),
-        public_key: publicKey,
-        ...options.fields,
-      },
-    });
+  const document =
+    (options: { fields?: object; instanceId?: string; kind?: 'enclave' } = {}) =>
+    (t: Buffer) =>
+      makeDocument(nitro, {
+        instanceId: vm.id,
+        ...options,
+        fields: {
+          timestamp: world.now().getTime(),
+          user_data: plain(t),
+          public_key: publicKey,
+          ...options.fields,
+        },
+      });
   beforeEach(async () => {
     api = await createApi(world, 'embedded', undefined, nitro.roots);
     disks = diskAgent(api, agent);
@@ -648,7 +652,8 @@ describe('a release with a NitroTPM document', () => {
 
   test('is refused for a document that somebody else signed', async () => {
     const forged = makeNitro();
-    const made = (t: Buffer) => makeDocument(forged, { instanceId: vm.id, fields: { user_data: plain(t), public_key: publicKey } });
+    const made = (t: Buffer) =>
+      makeDocument(forged, { instanceId: vm.id, fields: { user_data: plain(t), public_key: publicKey } });
     await expect(disks.release(disk, 1, {}, made)).resolves.toMatchObject({ status: 403 });
   });
 });

@@ -41,7 +41,6 @@ export const identityOf = (overrides: object, now: Date): object => ({
 /** Where recovery keys are sealed to. */
 const recovery = generateKeyPairSync('rsa', { modulusLength: 2048 });
 export const RECOVERY_PUBLIC_KEY = recovery.publicKey.export({ type: 'spki', format: 'der' });
-export const RECOVERY_PRIVATE_KEY = recovery.privateKey;
 
 let made: Promise<IdentityIssuer> | undefined;
 
@@ -78,7 +77,13 @@ export async function createApi(
       region: REGION,
     }),
     '/disks': listDisks({ ...signed, mode, recoveryPublicKey: async () => RECOVERY_PUBLIC_KEY }),
-    '/releases': releaseDiskKey({ ...keys, mode, evidenceMaxAgeSeconds: 7200, nitroPolicy: defaultPolicies.nitro, nitroRoots }),
+    '/releases': releaseDiskKey({
+      ...keys,
+      mode,
+      evidenceMaxAgeSeconds: 7200,
+      nitroPolicy: defaultPolicies.nitro,
+      nitroRoots,
+    }),
     '/confirmations': confirmDiskKey(signed),
     '/rotations': rotateDiskKey(keys),
     '/adoptions': adoptDisk({ ...keys, ec2: world.client }),

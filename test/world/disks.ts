@@ -98,12 +98,7 @@ export function diskAgent(api: Api, agent: TestAgent, caller: Caller = 'instance
     header: (disk: string, generation: number, payload: string, wrong?: Wrong) =>
       send('/headers', { disk, generation, payload }, wrong),
     /** Asks for a key and opens what comes; `key` is undefined where it was refused. */
-    async release(
-      disk: string,
-      generation: number,
-      wrong: Wrong = {},
-      documentFor?: (t: Buffer) => Buffer,
-    ) {
+    async release(disk: string, generation: number, wrong: Wrong = {}, documentFor?: (t: Buffer) => Buffer) {
       const pair = await suite.kem.generateKeyPair();
       const ephemeralPublicKey = Buffer.from(await suite.kem.serializePublicKey(pair.publicKey));
       const body: Record<string, unknown> & { nonce: string } = await request(

@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+const emulator = 'swtpm';
+
 /** What this machine lacks to run a software TPM. */
-export const missingTools = ['swtpm', 'tpm2_activatecredential'].filter(
+export const missingTools = [emulator, 'tpm2_activatecredential'].filter(
   (tool) => spawnSync('sh', ['-c', 'command -v "$0"', tool], { stdio: 'ignore' }).status !== 0,
 );
 
@@ -28,7 +30,7 @@ export async function startSoftwareTpm(): Promise<SoftwareTpm> {
   const [server, control] = [join(folder, 'server'), join(folder, 'server.ctrl')];
   const start = async () => {
     const swtpm = spawn(
-      'swtpm',
+      emulator,
       // biome-ignore format: one option a line says nothing more
       ['socket', '--tpm2', '--tpmstate', `dir=${state}`, '--server', `type=unixio,path=${server}`, '--ctrl', `type=unixio,path=${control}`, '--flags', 'startup-clear,not-need-init'],
       { stdio: 'ignore' },

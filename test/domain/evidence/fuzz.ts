@@ -226,7 +226,7 @@ const changes: Readonly<Record<string, Change>> = {
   'lengths set high': (genuine) => {
     const changed = Buffer.from(genuine);
     const at = randomInt(genuine.length);
-    changed.fill(0xff, at, at + 1 + randomInt(4));
+    changed.fill(0xff, at, Math.min(changed.length, at + 1 + randomInt(4)));
     return changed;
   },
   'nested deeply': (genuine) => {
