@@ -158,6 +158,17 @@ inAws(
           response.writeHead(200).end(JSON.stringify({ Count: Items.length, Items }));
           return;
         }
+        if (request.headers['x-amz-target'] === 'DynamoDB_20120810.BatchGetItem') {
+          const { RequestItems } = JSON.parse(body) as {
+            RequestItems: { state: { Keys: { pk: { S: string } }[] } };
+          };
+          const asked = RequestItems.state.Keys.map((key) => key.pk.S);
+          const state = rows
+            .filter((row) => asked.includes(String(row['pk'])))
+            .map((row) => marshall(row, { removeUndefinedValues: true }));
+          response.writeHead(200).end(JSON.stringify({ Responses: { state } }));
+          return;
+        }
         const stack = new URLSearchParams(body).get('StackName');
         if (stack !== 'Casemate') {
           response
@@ -198,6 +209,23 @@ inAws(
             { at: later(1).toISOString(), profile: 'workload', mode: 'enforce', reasons: ['POSTURE_PROVEN'] },
           ],
         }),
+        {
+          pk: `release#${VM_ID}`,
+          version: 1,
+          instanceId: VM_ID,
+          decisions: [
+            {
+              at: later(4).toISOString(),
+              disk: DISK,
+              generation: 1,
+              outcome: 'refused',
+              mode: 'enforce',
+              reasons: ['OPERATOR_HOLD'],
+              policies: ['release.held'],
+            },
+          ],
+          marks: [],
+        },
       ];
     });
     afterAll(() => server.close());
@@ -275,6 +303,8 @@ inAws(
         `key for ${aVolume().id} (${DISK})`,
         'last of 2 refused reports',
         'REPORT_TIME_SKEW: The report was sent more than five minutes',
+        'OPERATOR_HOLD: ',
+        'policies: release.held',
       ]) {
         expect(stdout).toContain(words);
       }
@@ -282,7 +312,7 @@ inAws(
         decisions: { at: string }[];
         refusals: object;
       };
-      expect(decisions).toHaveLength(4);
+      expect(decisions).toHaveLength(5);
       expect(decisions.map((d) => d.at)).toEqual(
         decisions
           .map((d) => d.at)
