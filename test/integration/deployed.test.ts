@@ -125,8 +125,9 @@ async function runThrough(lanes: readonly Lane[], seconds: number): Promise<void
   await untilAll(lanes, seconds, 'let out', letOut);
 }
 
-// Real processes are killed here while others run: what fails once is said, and tried once more.
-jest.retryTimes(1, { logErrorsBeforeRetry: true });
+// Real processes are killed here while others run: what fails once is said, and tried once more; at once, because
+// the last test ends the cloud.
+jest.retryTimes(1, { logErrorsBeforeRetry: true, retryImmediately: true });
 
 describe(`${skipped}the deployed stack on the emulators`, () => {
   const four: string[] = [];

@@ -17,6 +17,7 @@ import { ACCOUNT, CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
 import { createNetwork, launch, type Network, type VmPlan } from '../../bin/local/vms.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
 import type { Fact } from '../../lib/domain/fact.ts';
+import { canonicalJson } from '../../lib/domain/vm.ts';
 import type { Cloud } from './cloud.ts';
 import { type Call, type Fate, mutates } from './proxy.ts';
 
@@ -244,8 +245,8 @@ export async function settled(
       return text;
     }
     if (Array.isArray(value)) {
-      // By name: the order of groups and volumes is that of their random ids.
-      return value.map(named).sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
+      // By name: the order of groups and volumes is that of their random ids, that of members the emulator's.
+      return value.map(named).sort((a, b) => (canonicalJson(a) < canonicalJson(b) ? -1 : 1));
     }
     if (value === null || typeof value !== 'object') return value;
     return Object.fromEntries(
