@@ -3,6 +3,7 @@ import * as fc from 'fast-check';
 import { holds } from './histories/commands.ts';
 import { withoutWaiting } from './histories/turns.ts';
 
+const SEED = Number(process.env['SEED'] ?? 20261128);
 const HISTORIES = Number(process.env['HISTORIES'] ?? 5_000);
 
 describe('any history of VMs, with any faults', () => {
@@ -13,6 +14,8 @@ describe('any history of VMs, with any faults', () => {
   afterAll(() => waitAgain());
 
   test(`keeps every invariant of isolation, and one sweep puts everything right (${HISTORIES} histories)`, async () => {
-    await fc.assert(holds(), { numRuns: HISTORIES });
+    // The same histories each time: a check must not fail on what a change did not do. `npm run bench -- histories`
+    // plays others.
+    await fc.assert(holds(), { numRuns: HISTORIES, seed: SEED });
   }, 1_200_000);
 });

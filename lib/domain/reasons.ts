@@ -111,7 +111,7 @@ export const REASONS = {
   // Disks on the host
   KEY_DOES_NOT_OPEN:
     'No released generation opens the disk. Use the recovery key: casemate-agent disk recover.',
-  DEVICE_MISSING: 'No device of this machine is the volume: is it attached, and its driver loaded?',
+  DEVICE_MISSING: 'No device of this machine is the volume: attach it, and load the driver of its bus.',
   DEVICE_NOT_BLANK:
     'The device carries something already. To overwrite it: casemate-agent disk format --yes --replace NAME.',
   DEVICE_NOT_BITLOCKER: 'The volume is to be a BitLocker volume and carries none.',
@@ -148,7 +148,7 @@ export const REASONS = {
     'The target does not encrypt. Name the opened volume below /dev/mapper, or say --unencrypted.',
   INGEST_TARGET_NOT_EMPTY: 'The target carries something. To overwrite it, name it: --replace NAME.',
   INGEST_TARGET_BUSY: 'The target is mounted or something else holds it: unmount it first.',
-  INGEST_TARGET_MISSING: 'The target is no block device and no file: is the volume opened?',
+  INGEST_TARGET_MISSING: 'The target is no block device and no file: open the volume first.',
   INGEST_TARGET_FAILED: 'The target vanished, or fails to read or write: see the message and dmesg.',
   INGEST_OTHER_IMAGE:
     'Another image, or a changed one, was half copied to the target. To begin anew: --restart.',

@@ -164,7 +164,7 @@ describe('reason codes', () => {
       .join('\n');
   }
   const root = new URL('../../', import.meta.url);
-  const text = ['lib/domain/', 'lambdas/', 'bin/cli/', 'policies/']
+  const text = ['lib/domain/', 'lambdas/', 'agent/', 'bin/cli/', 'policies/']
     .map((f) => sources(new URL(f, root)))
     .join('\n');
 

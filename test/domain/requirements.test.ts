@@ -82,7 +82,7 @@ describe('demands', () => {
     const names = fc.uniqueArray(fc.constantFrom('iommu', 'smt-off', 'evidence', 'mitigation:mds', 'typo'));
     void fc.assert(
       fc.property(names, names, fc.option(names, { nil: undefined }), (standing, asked, dropped) => {
-        const tags = require(asked.join(' '));
+        const tags = demanding(asked.join(' '));
         const decision = dropped && confirmed(60, ...dropped);
         const next = nextDemands({ standing, fewerSince: null }, tags, decision, later(90))?.standing ?? [];
         expect(next).toEqual(expect.arrayContaining(demandedBy(tags) as string[]));

@@ -22,6 +22,8 @@ export class Violation extends Error {
 /** What EC2 showed a worker of one VM's interfaces. */
 interface Look {
   readonly at: number;
+  /** Of the world's clock, at the first look. */
+  readonly seconds: number;
   /** It was what EC2 looked like before. */
   readonly stale: boolean;
   readonly interfaces: readonly {
@@ -107,11 +109,15 @@ export function createLedger(world: World) {
   };
 
   /** What an interface had of its own, as far back as a worker may have seen. */
-  const acceptableOriginals = (interfaceId: string, stale: boolean): readonly (readonly string[])[] => {
+  const acceptableOriginals = (
+    interfaceId: string,
+    look: Look | undefined,
+  ): readonly (readonly string[])[] => {
     const all = byHand.get(interfaceId) ?? [];
-    const since = seconds() - STALE_SECONDS;
+    // Counted from the look: what it showed was that old then, and whatever came after it may have been slow.
+    const since = (look?.seconds ?? seconds()) - STALE_SECONDS;
     return all
-      .filter((hand, i) => i === all.length - 1 || (stale && hand.until.seconds >= since))
+      .filter((hand, i) => i === all.length - 1 || (look?.stale && hand.until.seconds >= since))
       .map((hand) => notOwn(hand.groups));
   };
 
@@ -164,7 +170,7 @@ export function createLedger(world: World) {
       if (originals?.some((group) => own.has(group)))
         violated(`${record.id} has a group of ours as original`);
       if (known === null && originals !== null) {
-        const acceptable = acceptableOriginals(record.id, look?.stale ?? false);
+        const acceptable = acceptableOriginals(record.id, look);
         if (!acceptable.some((groups) => sameSet(groups, originals))) {
           violated(`${record.id} had ${JSON.stringify(acceptable)}, and ${originals} is recorded`);
         }
@@ -275,6 +281,7 @@ export function createLedger(world: World) {
           const vm = (shown.past?.vms ?? world.vms).get(id);
           sight.looks.set(id, {
             at: moment,
+            seconds: sight.looks.get(id)?.seconds ?? seconds(),
             stale: stale || (sight.looks.get(id)?.stale ?? false),
             interfaces: (vm?.interfaces ?? []).map((eni) => ({
               id: eni.id,

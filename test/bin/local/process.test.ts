@@ -35,8 +35,8 @@ const isRunning = (pid: number) => {
   }
 };
 const until = async (what: string, condition: () => boolean) => {
-  for (const end = Date.now() + 8000; !condition(); await sleep(20)) {
-    if (Date.now() > end) throw new Error(`not within 8 s: ${what}`);
+  for (const end = Date.now() + 60_000; !condition(); await sleep(20)) {
+    if (Date.now() > end) throw new Error(`not within a minute: ${what}`);
   }
 };
 /** Pids that a script of `startTwo` wrote. */
