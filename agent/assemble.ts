@@ -9,6 +9,7 @@ import { loadOrCreateKey } from './key.ts';
 import { withLock } from './lock.ts';
 import { explain, log } from './log.ts';
 import { readIdentity } from './metadata.ts';
+import { createNitroTpm } from './nitro-tpm.ts';
 import type { AgentParts } from './run.ts';
 import { openStateDir } from './state.ts';
 import { openTpm, type Tpm, TpmError, whyNoTpm } from './tpm.ts';
@@ -18,12 +19,14 @@ export async function assemble(config: AgentConfig): Promise<AgentParts> {
   const stateDir = openStateDir(config.stateDir);
   const identity = await readIdentity(config.metadataEndpoint);
   const tpm = await openOwnTpm(config);
+  const sources = sourcesOf(config, tpm);
   const credentials = instanceCredentials();
   return {
     config,
     tpm,
-    sources: sourcesOf(config, tpm),
+    sources,
     places: PLACES,
+    nitroTpm: sources.includes('nitrotpm') ? createNitroTpm(PLACES.nitroTpmAttest, stateDir) : undefined,
     identity,
     // At a first boot the reporting agent and the one that opens disks start together: one of them makes the key.
     key: await withLock(join(stateDir, 'agent-key.lock'), 60, async () =>

@@ -1,4 +1,3 @@
-import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   accessSync,
@@ -10,7 +9,6 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { challengeResponse } from '../lib/domain/enrolment.ts';
 import { parseCertificateTable } from '../lib/domain/evidence/snp/certificate-table.ts';
 import type { ReportPayload } from '../lib/domain/report.ts';
@@ -21,6 +19,7 @@ import type { AgentConfig } from './config.ts';
 import type { AgentKey } from './key.ts';
 import { explain, log } from './log.ts';
 import type { Identity } from './metadata.ts';
+import { createNitroTpm, type NitroTpm } from './nitro-tpm.ts';
 import { snpReport } from './probe.ts';
 import { DEFAULT_PCRS, type Tpm, whyNoTpm } from './tpm.ts';
 
@@ -163,7 +162,7 @@ export async function collectEvidence(
     const signed = await attempt(source, () => {
       switch (source) {
         case 'nitrotpm':
-          return askNitroTpm(parts.places.nitroTpmAttest, join(config.stateDir, 'user-data'), t);
+          return askNitroTpm(createNitroTpm(parts.places.nitroTpmAttest, config.stateDir), t);
         case 'tpm':
           return quoting && askTpm(quoting, t, config);
         case 'configfs-tsm':
@@ -233,19 +232,8 @@ function snpEvidence(report: Buffer, table: Buffer): Evidence[number] {
   };
 }
 
-/** The tool takes its user data from a file: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/attestation-get-doc.html */
-async function askNitroTpm(tool: string, userData: string, t: Buffer): Promise<Evidence[number]> {
-  try {
-    writeFileSync(userData, t, { mode: 0o600 });
-    const { stdout } = await promisify(execFile)(tool, ['--user-data', userData], {
-      encoding: 'buffer',
-      timeout: 10_000,
-      maxBuffer: 64 * 1024,
-    });
-    return { format: 'nitro', document: stdout.toString('base64') };
-  } catch (error) {
-    throw new EvidenceError(`${tool} gave no attestation document`, { cause: error });
-  }
+async function askNitroTpm(nitroTpm: NitroTpm, t: Buffer): Promise<Evidence[number]> {
+  return { format: 'nitro', document: (await nitroTpm({ userData: t })).toString('base64') };
 }
 
 /** A quote's nonce has room for a digest alone: SHA-256(T), as lib/domain/evidence/binding.ts wants it. */

@@ -8,11 +8,13 @@ import { runTool } from './disks/tool.ts';
 import { enrol, isEnrolled } from './enrol.ts';
 import { collectEvidence, type EvidenceParts } from './evidence.ts';
 import { explain, log } from './log.ts';
+import type { NitroTpm } from './nitro-tpm.ts';
 import { drain, measure, readBootId } from './report.ts';
 import { openSpool } from './spool.ts';
 
 export interface AgentParts extends EvidenceParts {
   readonly bus: Bus;
+  readonly nitroTpm?: NitroTpm | undefined;
 }
 
 /** A refusal is an operator's to lift: asked again now and then, not hammered. */

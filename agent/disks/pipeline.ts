@@ -16,7 +16,9 @@ import { type Purpose, signedBytes, type TranscriptParts, transcript } from '../
 import { type Api, UnreachableError } from '../api.ts';
 import type { AgentConfig } from '../config.ts';
 import type { AgentKey } from '../key.ts';
+import { explain, log } from '../log.ts';
 import type { Identity } from '../metadata.ts';
+import { type NitroTpm, NitroTpmError } from '../nitro-tpm.ts';
 import { SecureMemory } from '../secure-memory.ts';
 
 /** Who asks. */
@@ -25,6 +27,8 @@ export interface Caller {
   readonly identity: Identity;
   readonly key: AgentKey;
   readonly api: Api;
+  /** There when this instance has a NitroTPM: KMS then seals keys to it. */
+  readonly nitroTpm?: NitroTpm | undefined;
 }
 
 interface Subject {
@@ -70,35 +74,69 @@ const suite = new CipherSuite({
 });
 
 /**
+ * A key for KMS to seal to, and what has the NitroTPM sign T with it. When the NitroTPM gives no document the request
+ * goes without: whether a key may be given so is for the pipeline and for the key policy in KMS to say
+ * (kms:RecipientAttestation), and a broken tool must not lock a machine out of its disks.
+ */
+async function prepareAttestation(nitroTpm: NitroTpm) {
+  // Loaded where it is needed alone: its parser would be in the memory of every agent.
+  const { createRecipient } = await import('./recipient.ts');
+  const recipient = await createRecipient();
+  return async (userData: Uint8Array) => {
+    try {
+      return { recipient, document: await nitroTpm({ userData, publicKey: recipient.publicKey }) };
+    } catch (error) {
+      if (!(error instanceof NitroTpmError)) throw error;
+      log(`asking for a key without a document of the NitroTPM: ${explain(error)}`);
+      return undefined;
+    }
+  };
+}
+
+/**
  * One generation of a disk's key, sealed to a key pair of this one request (RFC 9180, base mode, `info` = T), opened
- * straight into key memory. The ephemeral private key cannot be exported and is forgotten with the call.
+ * straight into key memory. The ephemeral private key cannot be exported and is forgotten with the call. Where there is
+ * a NitroTPM, KMS seals the key to an RSA key of the same request, so that the pipeline does not see it either.
  *
- * @throws RefusedError, UnreachableError
+ * @throws RefusedError, UnreachableError; DiskError for an envelope that does not open
  */
 export async function releaseKey(caller: Caller, disk: string, generation: number): Promise<ReleasedKey> {
   const ephemeral = await crypto.subtle.generateKey({ name: 'ECDH', namedCurve: 'P-256' }, false, [
     'deriveBits',
   ]);
   const point = new Uint8Array(await crypto.subtle.exportKey('raw', ephemeral.publicKey));
+  // Before the challenge, which lives a minute: making an RSA key may take seconds.
+  const attest = caller.nitroTpm && (await prepareAttestation(caller.nitroTpm));
   const { members, parts } = await sign(caller, 'release', { disk, generation, ephemeralPublicKey: point });
+  const info = transcript(parts);
+  const attested = await attest?.(info);
   const answer = await caller.api.post(
     '/releases',
-    { ...members, disk, generation, ephemeralPublicKey: Buffer.from(point).toString('base64') },
+    {
+      ...members,
+      disk,
+      generation,
+      ephemeralPublicKey: Buffer.from(point).toString('base64'),
+      ...(attested ? { document: attested.document.toString('base64') } : {}),
+    },
     releaseResponse,
   );
-  if (answer.disk !== disk || answer.generation !== generation || answer.forRecipient) {
+  // A key that was not sealed to the NitroTPM's document, although one was sent, was seen on the way.
+  const asked = answer.forRecipient === (attested !== undefined);
+  if (answer.disk !== disk || answer.generation !== generation || !asked) {
     throw new UnreachableError('the release is of something else than was asked for');
   }
   let opened: ArrayBuffer;
   try {
     opened = await suite.open(
-      { recipientKey: ephemeral, enc: Buffer.from(answer.enc, 'base64'), info: transcript(parts) },
+      { recipientKey: ephemeral, enc: Buffer.from(answer.enc, 'base64'), info },
       Buffer.from(answer.ciphertext, 'base64'),
     );
   } catch (cause) {
     throw new UnreachableError('the released key is not sealed to this request', { cause });
   }
-  const key = SecureMemory.from(new Uint8Array(opened));
+  const sealed = new Uint8Array(opened);
+  const key = attested ? attested.recipient.open(sealed) : SecureMemory.from(sealed);
   if (key.size !== VOLUME_KEY_BYTES) {
     key.release();
     throw new UnreachableError(`the released key has not ${VOLUME_KEY_BYTES} bytes`);

@@ -111,6 +111,8 @@ export const REASONS = {
   // Disks on the host
   KEY_DOES_NOT_OPEN:
     'No released generation opens the disk. Use the recovery key: casemate-agent disk recover.',
+  KEY_ENVELOPE_REFUSED:
+    'The key came in an envelope that is not as KMS makes them, or not for this request: the pipeline changed it. Ask again, and look at its log.',
   DEVICE_MISSING: 'No device of this machine is the volume: attach it, and load the driver of its bus.',
   DEVICE_NOT_BLANK:
     'The device carries something already. To overwrite it: casemate-agent disk format --yes --replace NAME.',

@@ -6,8 +6,10 @@ import {
   KMSClient,
   ReEncryptCommand,
 } from '@aws-sdk/client-kms';
+import { parseNitroDocument } from '../../lib/domain/evidence/nitro/bytes.ts';
 import { canonicalJson } from '../../lib/domain/vm.ts';
 import type { Effects } from './effects.ts';
+import { sealForRecipient } from './kms-envelope.ts';
 
 /** KMS at the edge of the client: data keys that unwrap under the context that they were wrapped with. */
 export function fakeKms(effects: Effects) {
@@ -38,7 +40,10 @@ export function fakeKms(effects: Effects) {
         if (!found || found.context !== canonicalJson(EncryptionContext ?? {}))
           throw new InvalidCiphertextException({ message: 'null', $metadata: {} });
         const { Recipient } = command.input;
-        if (Recipient) return { CiphertextForRecipient: Buffer.from('cms envelope') };
+        if (Recipient) {
+          const { publicKey } = parseNitroDocument(Recipient.AttestationDocument ?? Buffer.of());
+          return { CiphertextForRecipient: sealForRecipient(publicKey ?? Buffer.of(), found.key) };
+        }
         return { Plaintext: new Uint8Array(found.key) };
       });
     }
