@@ -8,7 +8,7 @@ import {
 } from '../../lib/domain/ingest.ts';
 import type { RunTool } from '../disks/tool.ts';
 import { withLock } from '../lock.ts';
-import { copy, digestOfAll, verify } from './copy.ts';
+import { copy, verify, type Work } from './copy.ts';
 import { IngestError } from './error.ts';
 import { journalFile, openJournal, readJournal } from './journal.ts';
 import { byteProgress } from './progress.ts';
@@ -62,7 +62,7 @@ async function ingestAlone(
   const plan = planIngest({
     image,
     target,
-    journal: kept && { header: kept.header, chunks: kept.digests.length },
+    journal: kept && { header: kept.header, chunks: kept.chunks },
     order: request.order,
   });
   if (plan.kind === 'refuse') throw new IngestError(plan.reason, plan.detail);
@@ -70,7 +70,7 @@ async function ingestAlone(
 
   const device = await openTarget(target);
   const resumed = plan.from > 0 ? kept : undefined;
-  const header = { schema: 'casemate.ingest/1', image, target: target.id, chunkBytes: CHUNK_BYTES } as const;
+  const header = { schema: 'casemate.ingest/2', image, target: target.id, chunkBytes: CHUNK_BYTES } as const;
   const journal = openJournal(file, header, resumed);
   try {
     const { bytes } = image;
@@ -87,12 +87,7 @@ async function ingestAlone(
       await source.close();
     }
     const copied = performance.now();
-    const verifying = byteProgress('verifying', request.out, bytes);
-    try {
-      await verify({ ...work, tell: verifying.tell }, journal.digests);
-    } finally {
-      verifying.end();
-    }
+    const digest = await readBack(run, image, work, request.out);
     journal.remove();
     const seconds = (from: number, to: number) => Math.round(to - from) / 1000;
     return {
@@ -104,10 +99,32 @@ async function ingestAlone(
       holeBytes,
       copySeconds: seconds(began, copied),
       verifySeconds: seconds(copied, performance.now()),
-      digest: digestOfAll(journal.digests),
+      digest,
     };
   } finally {
     journal.close();
     await device.close();
+  }
+}
+
+/** Compares image and target. What differs because the image was written to meanwhile is not the device's fault. */
+async function readBack(
+  run: RunTool,
+  image: IngestImage,
+  work: Omit<Work, 'tell'>,
+  out: IngestRequest['out'],
+): Promise<string> {
+  const verifying = byteProgress('verifying', out, image.bytes);
+  const source = await openSource(run, image, 0);
+  try {
+    return await verify({ ...work, tell: verifying.tell }, source);
+  } catch (error) {
+    if (!(error instanceof IngestError) || error.reason !== 'INGEST_MISMATCH') throw error;
+    const now = await inspectImage(run, image.path, image.format);
+    if (now.file === image.file) throw error;
+    throw new IngestError('INGEST_IMAGE_CHANGED', image.path, { cause: error });
+  } finally {
+    verifying.end();
+    await source.close();
   }
 }

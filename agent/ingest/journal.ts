@@ -6,9 +6,10 @@ import { readIfThere, removeIfThere, writeDurably } from '../state.ts';
 
 /** What is safely on the target, so that a copy that was killed goes on where it was. */
 export interface Journal {
-  readonly digests: readonly string[];
+  /** So many, from the first on. */
+  readonly chunks: number;
   /** To be called only after the target was flushed: what stands here is not copied again. */
-  append(digests: readonly string[]): void;
+  reached(chunks: number): void;
   /** The copy is whole, or is given up. */
   remove(): void;
   close(): void;
@@ -27,11 +28,11 @@ export function journalFile(stateDir: string, targetId: string): string {
   return join(folder, `${name}.journal`);
 }
 
-/** Goes on with the journal that is there when `digests` are given, or begins a new one. */
+/** Goes on with the journal that is there when told how far it got, or begins a new one. */
 export function openJournal(
   file: string,
   header: IngestHeader,
-  keep: { digests: readonly string[]; length: number } | undefined,
+  keep: { chunks: number; length: number } | undefined,
 ): Journal {
   if (!keep) {
     writeDurably(file, `${JSON.stringify(header)}\n`);
@@ -39,16 +40,18 @@ export function openJournal(
   const fd = openSync(file, 'r+');
   let at = keep?.length ?? Buffer.byteLength(`${JSON.stringify(header)}\n`);
   ftruncateSync(fd, at); // a line that a crash cut off
-  const digests = [...(keep?.digests ?? [])];
+  let chunks = keep?.chunks ?? 0;
   return {
-    digests,
-    append(more) {
-      const text = Buffer.from(more.map((digest) => `${digest}\n`).join(''));
-      for (let done = 0; done < text.length; )
-        done += writeSync(fd, text, done, text.length - done, at + done);
-      at += text.length;
+    get chunks() {
+      return chunks;
+    },
+    reached(count) {
+      const line = Buffer.from(`${count}\n`);
+      for (let done = 0; done < line.length; )
+        done += writeSync(fd, line, done, line.length - done, at + done);
+      at += line.length;
       fdatasyncSync(fd);
-      digests.push(...more);
+      chunks = count;
     },
     remove: () => removeIfThere(file),
     close: () => closeSync(fd),

@@ -14,9 +14,9 @@ const image = z.strictObject({
 });
 export type IngestImage = z.infer<typeof image>;
 
-/** First line of the journal, as JSON. Every further line is the SHA-256 of one chunk that is safely on the target. */
+/** First line of the journal, as JSON. Every further line is how many chunks, from the first on, are safely on the target. */
 export const ingestHeader = z.strictObject({
-  schema: z.literal('casemate.ingest/1'),
+  schema: z.literal('casemate.ingest/2'),
   image,
   target: z.string(),
   chunkBytes: z.literal(CHUNK_BYTES),
@@ -81,23 +81,23 @@ export function planIngest(facts: {
   return { kind: 'copy', from: 0 };
 }
 
-/** The journal's header and digests; a line that a crash cut off does not count, nor anything behind it. */
+/** The journal's header and how far it got; a line that a crash cut off does not count, nor anything behind it. */
 export function parseJournal(
   text: string,
-):
-  | { readonly header: IngestHeader; readonly digests: readonly string[]; readonly length: number }
-  | undefined {
+): { readonly header: IngestHeader; readonly chunks: number; readonly length: number } | undefined {
   const end = text.indexOf('\n');
   if (end < 0) return undefined;
   const header = ingestHeader.safeParse(jsonOf(text.slice(0, end)));
   if (!header.success) return undefined;
-  const digests: string[] = [];
+  const most = Math.ceil(header.data.image.bytes / CHUNK_BYTES);
+  let chunks = 0;
   let at = end + 1;
-  for (const [line, digest] of text.slice(at).matchAll(/([0-9a-f]{64})\n/gy)) {
-    digests.push(digest as string);
+  for (const [line, count] of text.slice(at).matchAll(/([1-9]\d{0,14})\n/gy)) {
+    if (Number(count) <= chunks || Number(count) > most) break;
+    chunks = Number(count);
     at += line.length;
   }
-  return { header: header.data, digests, length: at };
+  return { header: header.data, chunks, length: at };
 }
 
 function jsonOf(text: string): unknown {

@@ -155,6 +155,8 @@ export const REASONS = {
   INGEST_OTHER_IMAGE:
     'Another image, or a changed one, was half copied to the target. To begin anew: --restart.',
   INGEST_IMAGE_REFUSED: 'The image cannot be taken as it is: see the message. Convert it with qemu-img.',
+  INGEST_IMAGE_CHANGED:
+    'The image was written to while it was copied: the target holds neither. Stop who writes it, and begin anew: --restart.',
   INGEST_MISMATCH: 'What was read back is not what was written: do not use the volume. See dmesg.',
   // Swap
   SWAP_HIBERNATION:

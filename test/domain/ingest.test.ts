@@ -17,7 +17,7 @@ const target: IngestTarget = {
   signatures: [],
 };
 const header: IngestHeader = {
-  schema: 'casemate.ingest/1',
+  schema: 'casemate.ingest/2',
   image,
   target: target.id,
   chunkBytes: CHUNK_BYTES,
@@ -75,27 +75,30 @@ describe('an image and its target', () => {
 });
 
 describe('the journal', () => {
-  const digest = (n: number) => n.toString(16).padStart(64, '0');
   const head = `${JSON.stringify(header)}\n`;
 
-  test('gives back what was written', () => {
-    const text = `${head}${digest(1)}\n${digest(2)}\n`;
-    expect(parseJournal(text)).toEqual({ header, digests: [digest(1), digest(2)], length: text.length });
+  test('says how far the copy got', () => {
+    const text = `${head}3\n7\n8\n`;
+    expect(parseJournal(text)).toEqual({ header, chunks: 8, length: text.length });
+    expect(parseJournal(head)).toEqual({ header, chunks: 0, length: head.length });
   });
 
   test.each([
-    ['a cut line', `${digest(2).slice(1)}\n`],
-    ['a line without its end', digest(2)],
-    ['bytes that a crash left', `\0\0\0\n${digest(2)}\n`],
+    ['a cut line', '7'],
+    ['bytes that a crash left', '\0\0\0\n7\n'],
+    ['a count that goes back', '2\n7\n'],
+    ['a count that stands still', '3\n'],
+    ['a count of more than the image has', '9\n'],
+    ['a count that is no number', '0x7\n'],
   ])('counts up to %s and not beyond', (_, rest) => {
-    const whole = `${head}${digest(1)}\n`;
-    expect(parseJournal(whole + rest)).toEqual({ header, digests: [digest(1)], length: whole.length });
+    const whole = `${head}3\n`;
+    expect(parseJournal(whole + rest)).toEqual({ header, chunks: 3, length: whole.length });
   });
 
   test.each([
     ['', 'nothing'],
-    ['{"schema":"casemate.ingest/1"', 'half a header'],
-    ['{"schema":"casemate.ingest/2"}\n', 'another version'],
+    ['{"schema":"casemate.ingest/2"', 'half a header'],
+    ['{"schema":"casemate.ingest/1"}\n', 'another version'],
   ])('that holds %j is none (%s)', (text) => {
     expect(parseJournal(text)).toBeUndefined();
   });

@@ -17,6 +17,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { runTool } from '../../../agent/disks/tool.ts';
+import { ingest as ingestHere } from '../../../agent/ingest/ingest.ts';
 import { journalFile, openJournal } from '../../../agent/ingest/journal.ts';
 import { inspectImage } from '../../../agent/ingest/source.ts';
 import { inspectTarget } from '../../../agent/ingest/target.ts';
@@ -148,22 +149,24 @@ suite(`disk ingest${has('wipefs') ? '' : ' (skipped: wipefs is not on this machi
       existsSync(at('state/ingest'))
         ? readdirSync(at('state/ingest')).find((name) => name.endsWith('.journal'))
         : undefined;
-    const lines = () => {
+    const flushed = () => {
       const name = journal();
-      return name === undefined
-        ? 0
-        : readFileSync(join(at('state/ingest'), name), 'utf8').split('\n').length - 2;
+      if (name === undefined) return 0;
+      const [, ...lines] = readFileSync(join(at('state/ingest'), name), 'utf8')
+        .trimEnd()
+        .split('\n');
+      return Number(lines.at(-1) ?? 0);
     };
-    while (lines() < 64 && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 5));
+    while (flushed() < 64 && child.exitCode === null) await new Promise((resolve) => setTimeout(resolve, 5));
     child.kill('SIGKILL');
     await ended;
-    const done = lines();
+    const done = flushed();
     expect(done).toBeGreaterThanOrEqual(64);
 
     // What a crash may leave at its end does not count.
     const name = journal();
     expect(name).toBeDefined();
-    writeFileSync(join(at('state/ingest'), name as string), 'ab12', { flag: 'a' });
+    writeFileSync(join(at('state/ingest'), name as string), '17', { flag: 'a' });
     const { result, stderr } = ingest(image, target);
     expect(stderr).not.toContain('INGEST_');
     expect(result).toMatchObject({ copiedBytes: 700 * MIB - done * 4 * MIB });
@@ -245,27 +248,60 @@ suite(`disk ingest${has('wipefs') ? '' : ' (skipped: wipefs is not on this machi
     expect(agent('--yes')).toMatchObject({ status: 2 });
   });
 
-  test('tells where the device does not give back what was written to it', async () => {
-    const image = sparse('image', 8 * MIB, [[0, 8 * MIB]]);
-    const target = noisy(8 * MIB);
-    // As if the first chunk had been written and was lost since.
-    const parts = {
-      image: await inspectImage(runTool, image, undefined),
-      to: await inspectTarget(runTool, target),
+  describe('reading back', () => {
+    /** An image, and a target that lost its first chunk although the journal has it. */
+    const lossy = async () => {
+      const image = sparse('image', 8 * MIB, [[0, 8 * MIB]]);
+      const target = noisy(8 * MIB);
+      const to = await inspectTarget(runTool, target);
+      const header = {
+        schema: 'casemate.ingest/2',
+        image: await inspectImage(runTool, image, undefined),
+        target: to.id,
+        chunkBytes: CHUNK_BYTES,
+      } as const;
+      const journal = openJournal(journalFile(at('state'), to.id), header, undefined);
+      journal.reached(1);
+      journal.close();
+      return { image, target };
     };
-    const header = {
-      schema: 'casemate.ingest/1',
-      image: parts.image,
-      target: parts.to.id,
-      chunkBytes: CHUNK_BYTES,
-    } as const;
-    const journal = openJournal(journalFile(at('state'), parts.to.id), header, undefined);
-    journal.append([createHash('sha256').update(readFileSync(image).subarray(0, CHUNK_BYTES)).digest('hex')]);
-    journal.close();
-    const { status, stderr } = ingest(image, target);
-    expect([status, stderr]).toEqual([
-      1,
-      expect.stringMatching(/INGEST_MISMATCH: 4194304 bytes at 0 differ/),
-    ]);
+
+    test('tells where the device does not give back what was written to it', async () => {
+      const { image, target } = await lossy();
+      const { status, stderr } = ingest(image, target);
+      expect([status, stderr]).toEqual([
+        1,
+        expect.stringMatching(/INGEST_MISMATCH: 4194304 bytes at 0 differ/),
+      ]);
+    });
+
+    test('tells an image that was written to meanwhile from a device that fails', async () => {
+      const { image, target } = await lossy();
+      const ingested = ingestHere(runTool, {
+        image,
+        format: undefined,
+        device: target,
+        stateDir: at('state'),
+        order: { replace: [], unencrypted: true, restart: false },
+        stop: new AbortController().signal,
+        out: process.stderr,
+        confirm: async () => utimesSync(image, 1, 1),
+      });
+      await expect(ingested).rejects.toMatchObject({ reason: 'INGEST_IMAGE_CHANGED' });
+    });
+
+    test('gives the SHA-256 over the SHA-256 of each 4 MiB, holes among them', () => {
+      const image = sparse('image', 13 * MIB + 100, [[5 * MIB, MIB]]);
+      const bytes = readFileSync(image);
+      const whole = createHash('sha256');
+      for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+        whole.update(
+          createHash('sha256')
+            .update(bytes.subarray(at, at + CHUNK_BYTES))
+            .digest(),
+        );
+      }
+      expect(ingest(image, noisy(16 * MIB)).result).toMatchObject({ digest: whole.digest('hex') });
+    });
   });
 });
