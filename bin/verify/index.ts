@@ -31,7 +31,7 @@ const examples: Readonly<Record<string, readonly string[]>> = {
   ],
   snp: [
     'verify snp report.bin --cert vlek.der --cert asvk.pem --cert ark.pem --report-data 00ff…',
-    'verify snp report.bin --cert chain.pem --at 2026-02-05T12:00:00Z --policy policy.yaml',
+    'verify snp report.bin --cert chain.pem --crl milan.crl --at 2026-02-05T12:00:00Z --policy policy.yaml',
   ],
   nitro: ['verify nitro document.cbor', 'verify nitro document.cbor --nonce 00ff… --user-data 00ff… --json'],
   tdx: ['verify tdx quote.dat --collateral collateral.json', 'verify tdx quote.dat --report-data 00ff…'],
@@ -58,17 +58,24 @@ export function verifyCommand(shell: Shell = processShell()): Command {
       'certificate, DER or PEM; leaf first, then ASK or ASVK, then ARK',
       collect,
     )
+    .option('--crl <file>', 'revocation list of AMD for the product, DER')
     .option('--report-data <hex>', 'the 64 bytes that the guest had to put in')
     .action(
       action(
         shell,
-        async (path: string, options: { cert: string[]; reportData?: string }, { at, policies }) => {
+        async (
+          path: string,
+          options: { cert: string[]; crl?: string; reportData?: string },
+          { at, policies },
+        ) => {
           const reportData = parseHex('--report-data', options.reportData, 64);
           const [report, ...certificates] = await readAll(shell, [path, ...options.cert]);
+          const crl = options.crl === undefined ? undefined : await shell.read(options.crl);
           const { snp: policy } = policies;
           return verifySnp({
             report: report ?? new Uint8Array(),
             certificates,
+            crl,
             at,
             policy,
             expected: { reportData },

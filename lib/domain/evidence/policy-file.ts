@@ -74,6 +74,7 @@ const snp = z.strictObject({
     )
     .optional(),
   minimumGuestSvn: z.int().min(0).optional(),
+  requireRevocationList: z.boolean().optional(),
   generations: generations(/^measurement$/, 48).optional(),
 });
 

@@ -99,6 +99,22 @@ export const REASONS = {
     'Its issuer revoked a certificate.',
     'Treat the platform as compromised until its owner has repaired it.',
   ),
+  REVOCATION_LIST_MALFORMED: malformed(
+    'A revocation list is not one of X.509 version 2.',
+    'Fetch the list again from the vendor, in DER.',
+  ),
+  REVOCATION_LIST_INVALID: refused(
+    'A revocation list is not signed by the authority whose certificates it is to name.',
+    'Pass the list of this very product and authority, fetched from the vendor.',
+  ),
+  REVOCATION_LIST_EXPIRED: refused(
+    'A revocation list is not current at the time of verification.',
+    'Fetch the list again from the vendor.',
+  ),
+  REVOCATION_LIST_MISSING: refused(
+    'The policy demands a current revocation list, and there is none.',
+    'Pass the list with --crl; in the pipeline, see why refresh-collateral cannot fetch it.',
+  ),
   ROOT_NOT_PINNED: refused(
     'The chain does not end in a root that is pinned by its fingerprint.',
     'If the root is the vendor’s new one, update Casemate; else treat the evidence as forged.',

@@ -8,10 +8,14 @@ import {
   type SnpPolicy,
   verifySnp,
 } from '../../../lib/domain/evidence/snp/index.ts';
-import { issue, keyPair, pem } from './forge/pki.ts';
+import { crl, der, integer, issue, keyPair, type ListFaults, pem } from './forge/pki.ts';
 import {
+  arkSerial,
+  askSerial,
+  asvkSerial,
   chip,
   type LeafOptions,
+  type Levels,
   makeAmd,
   makeLeaf,
   makeReport,
@@ -106,6 +110,145 @@ describe('an SEV-SNP report is accepted', () => {
     expect(verifyWith(makeReport(), withPolicy({ minimumTcb })).reasons).toEqual([]);
     const other = verifyWith(makeReport({ cpu: [0x19, 0x00, 1] }), withPolicy({ minimumTcb }));
     expect(other.reasons).toEqual(['SNP_TCB_TOO_OLD']);
+  });
+});
+
+describe('AMD’s revocation list', () => {
+  const listOf = (serials: number[], faults: ListFaults = {}) =>
+    crl(amd.ark.Milan, serials, { signature: 'pssSha384', ...faults });
+  const withList = (list: Buffer, input: Partial<SnpInput> = {}) =>
+    verifyWith(makeReport(), { crl: list, ...input });
+  const critical = [{ oid: '2.5.29.27', critical: true, value: Buffer.of(2, 1, 1) }];
+  const numbered = [{ oid: '2.5.29.20', value: Buffer.of(2, 1, 1) }];
+
+  test.each<[string, Buffer]>([
+    ['names nothing', listOf([])],
+    ['names other authorities', listOf([1, 2, 3, asvkSerial])],
+    ['has a number, and reasons', listOf([1], { extensions: numbered, entryExtensions: numbered })],
+  ])('lets a report pass that %s', (_, list) => {
+    const verdict = withList(list, withPolicy({ requireRevocationList: true }));
+    expect(verdict.reasons).toEqual([]);
+    expect(verdict.checks).toContainEqual({ name: 'authority is not revoked', outcome: 'pass' });
+  });
+
+  test('is said not to have been looked at where there is none', () => {
+    const { checks, accepted } = verifyWith(makeReport());
+    expect(accepted).toBe(true);
+    expect(checks).toContainEqual(expect.objectContaining({ name: 'revocation', outcome: 'skipped' }));
+  });
+
+  test('is read anew for each report and each time, with and without a cache', () => {
+    const cache = createChainCache();
+    for (const [serial, reasons] of [
+      [askSerial, ['CERTIFICATE_REVOKED']],
+      [1, []],
+      [askSerial, ['CERTIFICATE_REVOKED']],
+    ] as const) {
+      expect(withList(listOf([serial]), { cache }).reasons).toEqual(reasons);
+      expect(withList(listOf([serial]), { cache, at: new Date('2026-07-02') }).reasons).toEqual([
+        'REVOCATION_LIST_EXPIRED',
+      ]);
+    }
+  });
+
+  test.each<[string, Buffer, string]>([
+    ['it names the ASK', listOf([1, askSerial]), 'CERTIFICATE_REVOKED'],
+    ['it names the ARK', listOf([arkSerial]), 'CERTIFICATE_REVOKED'],
+    ['it is over', listOf([], { until: '20260601115959Z' }), 'REVOCATION_LIST_EXPIRED'],
+    ['it has not begun', listOf([], { from: '20260601120001Z' }), 'REVOCATION_LIST_EXPIRED'],
+    [
+      'it is another product’s',
+      crl(amd.ark.Genoa, [], { signature: 'pssSha384' }),
+      'REVOCATION_LIST_INVALID',
+    ],
+    ['the ASK signed it', crl(amd.ask.Milan, [], { signature: 'pssSha384' }), 'REVOCATION_LIST_INVALID'],
+    [
+      'another ARK of the same name signed it',
+      crl(makeAmd().ark.Milan, [], { signature: 'pssSha384' }),
+      'REVOCATION_LIST_INVALID',
+    ],
+    [
+      'it is signed with an algorithm that AMD does not use',
+      crl({ ...amd.ark.Milan, privateKey: keyPair('P-256').privateKey }, []),
+      'CERTIFICATE_ALGORITHM_WEAK',
+    ],
+    [
+      'it is for some certificates alone',
+      listOf([], { extensions: critical }),
+      'CERTIFICATE_CRITICAL_EXTENSION',
+    ],
+    [
+      'an entry of it is another issuer’s',
+      listOf([1], { entryExtensions: critical }),
+      'CERTIFICATE_CRITICAL_EXTENSION',
+    ],
+    ['it is of version 1', listOf([], { version: 0 }), 'REVOCATION_LIST_MALFORMED'],
+    ['it names two algorithms', listOf([], { outerSignature: 'ecdsaSha384' }), 'REVOCATION_LIST_MALFORMED'],
+    ['its signature has unused bits', listOf([], { unusedBits: 1 }), 'REVOCATION_LIST_MALFORMED'],
+    ['its time is no time', listOf([], { until: '20261301000000Z' }), 'REVOCATION_LIST_MALFORMED'],
+    [
+      'a date in it is no time',
+      listOf([1], { date: der(0x17, Buffer.from('260101000000+0100')) }),
+      'REVOCATION_LIST_MALFORMED',
+    ],
+    [
+      'something stands behind its extensions',
+      listOf([1], { extensions: numbered, after: integer(1) }),
+      'REVOCATION_LIST_MALFORMED',
+    ],
+    ['it is PEM', Buffer.from('-----BEGIN X509 CRL-----'), 'ASN1_MALFORMED'],
+    ['it is empty', Buffer.alloc(0), 'INPUT_EMPTY'],
+    ['it is larger than any', Buffer.alloc(131_073, 0x30), 'INPUT_TOO_LARGE'],
+  ])('refuses a report when %s', (_, list, reason) => {
+    expect(withList(list)).toMatchObject({ accepted: false, reasons: [reason] });
+  });
+
+  test('names the ASVK of a VLEK', () => {
+    const verdict = verifyWith(makeReport(vlekReport), {
+      certificates: vlekChain,
+      crl: listOf([asvkSerial]),
+    });
+    expect(verdict.reasons).toEqual(['CERTIFICATE_REVOKED']);
+  });
+
+  test('is missed where the policy demands one', () => {
+    const verdict = verifyWith(makeReport(), withPolicy({ requireRevocationList: true }));
+    expect(verdict.reasons).toEqual(['REVOCATION_LIST_MISSING']);
+  });
+
+  test('stops counting however it is changed', () => {
+    expectNoMutationAccepted(listOf([1, 2], { extensions: numbered }), withList, { runs: 300 });
+  });
+});
+
+describe('the minimum TCB by default', () => {
+  const levelsOn = (product: 'Genoa' | 'Turin', cpu: [number, number, number], tcb: Levels) =>
+    verifyWith(
+      makeReport({ version: product === 'Turin' ? 5 : 3, cpu, reported: tcb, current: tcb, committed: tcb }),
+      {
+        certificates: [makeLeaf(amd, { product, tcb }), amd.ask[product].der, amd.ark[product].der],
+      },
+    ).reasons;
+  const genoa = { bootloader: 9, tee: 0, snp: 23, microcode: 84 };
+  const tooOld = ['SNP_TCB_TOO_OLD'];
+
+  test.each<[string, 'Genoa' | 'Turin', [number, number, number], Levels, string[]]>([
+    ['Genoa with repaired microcode', 'Genoa', [0x19, 0x11, 1], genoa, []],
+    ['Genoa-X with repaired microcode', 'Genoa', [0x19, 0x11, 2], { ...genoa, microcode: 0x4f }, []],
+    ['Genoa below', 'Genoa', [0x19, 0x11, 1], { ...genoa, microcode: 0x4e }, tooOld],
+    [
+      'Genoa with SEV firmware that does not attest it',
+      'Genoa',
+      [0x19, 0x11, 1],
+      { ...genoa, snp: 22 },
+      tooOld,
+    ],
+    ['Bergamo, which counts from elsewhere', 'Genoa', [0x19, 0xa0, 2], { ...genoa, microcode: 0x19 }, []],
+    ['Bergamo below', 'Genoa', [0x19, 0xa0, 2], { ...genoa, microcode: 0x18 }, tooOld],
+    ['Turin with repaired microcode', 'Turin', [0x1a, 0x02, 1], { ...turin, microcode: 0x47 }, []],
+    ['Turin below', 'Turin', [0x1a, 0x02, 1], { ...turin, microcode: 0x46 }, tooOld],
+  ])('%s', (_, product, cpu, tcb, reasons) => {
+    expect(levelsOn(product, cpu, tcb)).toEqual(reasons);
   });
 });
 

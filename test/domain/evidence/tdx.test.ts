@@ -6,11 +6,10 @@ import {
   type TdxPolicy,
   verifyTdx,
 } from '../../../lib/domain/evidence/tdx/index.ts';
-import { issue, keyPair, pem } from './forge/pki.ts';
+import { crl, issue, keyPair, pem } from './forge/pki.ts';
 import {
   at,
   type CollateralOptions,
-  crl,
   makeCollateral,
   makeIntel,
   makeQuote,
@@ -268,13 +267,13 @@ describe('a TDX quote is not believed', () => {
       'a revocation list is not current',
       {},
       withCollateral({ crlUntil: '20260601000000Z' }),
-      'TDX_COLLATERAL_EXPIRED',
+      'REVOCATION_LIST_EXPIRED',
     ],
     [
       'a revocation list is another issuer’s',
       {},
       withCollateral({ file: (file) => Object.assign(file, { pck_crl: file['root_ca_crl'] }) }),
-      'TDX_COLLATERAL_INVALID',
+      'REVOCATION_LIST_INVALID',
     ],
     [
       'a revocation list’s signature is wrong',
@@ -282,7 +281,7 @@ describe('a TDX quote is not believed', () => {
       withCollateral({
         file: (file) => Object.assign(file, { pck_crl: crl(others.platformCa, []).toString('hex') }),
       }),
-      'TDX_COLLATERAL_INVALID',
+      'REVOCATION_LIST_INVALID',
     ],
     [
       'the chain of a revocation list is another Intel’s',
@@ -395,9 +394,9 @@ describe('a TDX quote is malformed', () => {
       {},
       withCollateral({
         file: (file) =>
-          Object.assign(file, { pck_crl: crl(intel.platformCa, [], undefined, 0).toString('hex') }),
+          Object.assign(file, { pck_crl: crl(intel.platformCa, [], { version: 0 }).toString('hex') }),
       }),
-      'TDX_COLLATERAL_MALFORMED',
+      'REVOCATION_LIST_MALFORMED',
     ],
     ['a revocation list has no date', {}, withCollateral({ crlUntil: 'someday' }), 'ASN1_MALFORMED'],
   ])('when %s', (_, options, input, reason) => {

@@ -14,6 +14,8 @@ export interface SnpInput {
   readonly report: Uint8Array;
   /** DER or PEM, leaf (VCEK or VLEK) first, then ASK or ASVK, then ARK. */
   readonly certificates: readonly Uint8Array[];
+  /** AMD's revocation list of the product, DER. */
+  readonly crl?: Uint8Array | undefined;
   readonly at: Date;
   readonly policy?: SnpPolicy | undefined;
   readonly expected?: SnpExpectation | undefined;
@@ -51,7 +53,7 @@ export function verifySnp(input: SnpInput): Verdict<SnpClaims> {
   const { at, roots = amdRoots, cache, policy = defaultSnpPolicy, expected = {} } = input;
   return judge({
     format: 'snp',
-    parse: () => readSnpEvidence(parseSnpReport(input.report), input.certificates, cache),
+    parse: () => readSnpEvidence(parseSnpReport(input.report), input.certificates, input.crl, cache),
     verify: (evidence, checks) => verifySnpEvidence(evidence, { at, roots, cache }, checks),
     signedBytes: ({ report }) => report.signed,
     claims,

@@ -23,6 +23,8 @@ export interface SnpPolicy {
    */
   readonly minimumTcb: Readonly<Record<string, Partial<Tcb>>>;
   readonly minimumGuestSvn: number;
+  /** Refuses where no current revocation list of AMD is at hand. One that is there is read in any case. */
+  readonly requireRevocationList: boolean;
   /** Allowed launch digests as `measurement`; empty: not looked at. */
   readonly generations: readonly Generation[];
 }
@@ -30,6 +32,10 @@ export interface SnpPolicy {
 /**
  * Safe for EC2, whose only SNP processor is Milan: levels from its 2022 firmware on. SMT is on in every EC2
  * guest. The kernel runs at VMPL 0 where there is no paravisor.
+ *
+ * Genoa and Turin: microcode that verifies its updates (CVE-2024-56161; the first such patch levels are those behind
+ * `need_sha_check` of Linux, arch/x86/kernel/cpu/microcode/amd.c, and the TCB holds their last byte: Genoa-X 4F,
+ * Genoa 54, Bergamo and Siena 19, Turin 47), and for Genoa the SEV firmware that attests it (AMD-SB-3019).
  */
 export const defaultSnpPolicy: SnpPolicy = {
   allowDebug: false,
@@ -38,8 +44,14 @@ export const defaultSnpPolicy: SnpPolicy = {
   requireAliasCheck: false,
   vmpl: [0],
   keys: ['VCEK', 'VLEK'],
-  minimumTcb: { Milan: { bootloader: 3, tee: 0, snp: 8, microcode: 115 } },
+  minimumTcb: {
+    Milan: { bootloader: 3, tee: 0, snp: 8, microcode: 115 },
+    Genoa: { snp: 0x17, microcode: 0x19 },
+    '19/11': { snp: 0x17, microcode: 0x4f },
+    Turin: { microcode: 0x47 },
+  },
   minimumGuestSvn: 0,
+  requireRevocationList: false,
   generations: [],
 };
 
@@ -58,7 +70,7 @@ export function judgeSnp(
   at: Date,
   checks: Checklist,
 ): void {
-  const { report, key, product, tcb } = evidence;
+  const { report, key, revocationList, product, tcb } = evidence;
   const { policy: guest } = report;
   checks.expect('no debugging', policy.allowDebug || !guest.debug, 'SNP_DEBUG');
   checks.expect('no migration agent', policy.allowMigrationAgent || !guest.migrateMa, 'SNP_MIGRATION_AGENT');
@@ -79,6 +91,9 @@ export function judgeSnp(
     checks.expect('VLEK is of AWS', region !== undefined, 'SNP_VLEK_NOT_AWS', key.cspId);
     if (policy.region === undefined) checks.skip('Region of the VLEK', 'none is demanded');
     else checks.expect('Region of the VLEK', region === policy.region, 'SNP_REGION_MISMATCH', region);
+  }
+  if (policy.requireRevocationList) {
+    checks.expect('revocation list', revocationList !== undefined, 'REVOCATION_LIST_MISSING');
   }
   const minimum = minimumFor(evidence, policy);
   if (!minimum) checks.skip('minimum TCB', `no minimum for ${product}`);

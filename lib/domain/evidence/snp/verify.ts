@@ -3,6 +3,7 @@ import { equalBytes, hex } from '../bytes.ts';
 import { type Certificate, parseCertificates } from '../certificate.ts';
 import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
+import { parseRevocationList, type RevocationList, requireNotRevoked } from '../revocation-list.ts';
 import { type Checklist, type Trust, trustOf } from '../verdict.ts';
 import type { SnpReport } from './bytes.ts';
 import { isKeyCertificate, type KeyCertificate, readKeyCertificate } from './key-certificate.ts';
@@ -24,14 +25,20 @@ export interface SnpEvidence {
   /** Leaf first, root last. */
   readonly chain: readonly Certificate[];
   readonly key: KeyCertificate;
+  /** AMD's list for the product's root, where one was given. */
+  readonly revocationList: RevocationList | undefined;
   readonly product: Product;
   readonly tcb: Readonly<Record<'current' | 'reported' | 'committed' | 'launch', Tcb>>;
 }
 
-/** Puts a report and its certificates (DER or PEM each; leaf, intermediate, root) together. */
+/**
+ * Puts a report, its certificates (DER or PEM each; leaf, intermediate, root) and AMD's revocation list (DER)
+ * together.
+ */
 export function readSnpEvidence(
   report: SnpReport,
   certificates: readonly Uint8Array[],
+  crl?: Uint8Array,
   cache?: ChainCache,
 ): SnpEvidence {
   const chain = certificates.flatMap((bytes) => parseCertificates(bytes, cache?.read));
@@ -53,6 +60,7 @@ export function readSnpEvidence(
     report,
     chain,
     key,
+    revocationList: crl && (cache?.remember(crl, parseRevocationList) ?? parseRevocationList(crl)),
     product,
     tcb: {
       current: readTcb(report.currentTcb, product),
@@ -69,10 +77,12 @@ export interface SnpTrust {
   readonly cache?: ChainCache | undefined;
 }
 
+const algorithms = [signatureAlgorithms.rsaPssSha384, signatureAlgorithms.rsaPssSha384Trailer];
+
 /** Whether AMD's hardware signed this report: chain, signature, and that key and report fit each other. */
 export function verifySnpEvidence(evidence: SnpEvidence, trust: SnpTrust, checks: Checklist): Trust {
-  const { report, chain, key, product, tcb } = evidence;
-  const [leaf, intermediate] = chain;
+  const { report, chain, key, revocationList, product, tcb } = evidence;
+  const [leaf, intermediate, root] = chain;
   const expectedAuthority = key.kind === 'VCEK' ? `SEV-${product}` : `SEV-VLEK-${product}`;
   checks.demand(
     'report and key name the same product',
@@ -106,7 +116,7 @@ export function verifySnpEvidence(evidence: SnpEvidence, trust: SnpTrust, checks
   verifyChain(chain, {
     at: trust.at,
     roots: [trust.roots[product]],
-    algorithms: [signatureAlgorithms.rsaPssSha384, signatureAlgorithms.rsaPssSha384Trailer],
+    algorithms,
     leafKeyUsage: 'absent',
     cache: trust.cache,
   });
@@ -117,6 +127,14 @@ export function verifySnpEvidence(evidence: SnpEvidence, trust: SnpTrust, checks
     'SNP_AUTHORITY_MISMATCH',
     intermediate?.subjectText,
   );
+  if (!revocationList || !intermediate || !root) checks.skip('revocation', 'no revocation list is given');
+  else {
+    // AMD's root signs the lists, and they name authorities: each VCEK and VLEK has the serial number 0.
+    const rules = { at: trust.at, algorithms, cache: trust.cache };
+    requireNotRevoked(revocationList, root, intermediate, rules);
+    requireNotRevoked(revocationList, root, root, rules);
+    checks.demand('authority is not revoked', true, 'CERTIFICATE_REVOKED');
+  }
   checks.demand('signature over the report', isSigned(report, leaf), 'SNP_SIGNATURE_INVALID');
   checks.demand(
     'reported TCB is the one of the key',

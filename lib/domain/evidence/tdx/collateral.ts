@@ -3,7 +3,7 @@ import { hex, requireSize, sha256 } from '../bytes.ts';
 import { type Certificate, parsePem } from '../certificate.ts';
 import { type ChainCache, isLinked, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
-import { parseCrl, type RevocationList, requireNotRevoked } from './crl.ts';
+import { parseRevocationList, type RevocationList, requireNotRevoked } from '../revocation-list.ts';
 import { isSigned, type TdxTrust } from './verify.ts';
 
 const maxCollateralBytes = 1_048_576;
@@ -113,8 +113,8 @@ export function parseCollateral(bytes: Uint8Array): Collateral {
       },
     ],
     pckCrlChain: parsePem(file.pck_crl_issuer_chain),
-    pckCrl: parseCrl(Buffer.from(file.pck_crl, 'hex')),
-    rootCrl: parseCrl(Buffer.from(file.root_ca_crl, 'hex')),
+    pckCrl: parseRevocationList(Buffer.from(file.pck_crl, 'hex')),
+    rootCrl: parseRevocationList(Buffer.from(file.root_ca_crl, 'hex')),
   };
 }
 
@@ -125,14 +125,17 @@ export function verifyCollateral(
   trust: TdxTrust,
 ): void {
   const { at, cache } = trust;
+  const algorithms = [signatureAlgorithms.ecdsaSha256];
+  const listRules = { at, algorithms, cache };
   const [pck, platformCa] = pckChain;
   const root = pckChain.at(-1);
   if (!pck || !platformCa || !root) throw new EvidenceError('CHAIN_INCOMPLETE', 'PCK chain');
+  const signers: Certificate[] = [];
   for (const { text, signature, chain } of collateral.signed) {
     verifyChain(chain, {
       at,
       roots: trust.roots,
-      algorithms: [signatureAlgorithms.ecdsaSha256],
+      algorithms,
       leafKeyUsage: 'digitalSignature',
       cache,
     });
@@ -142,18 +145,8 @@ export function verifyCollateral(
     if (!isIntels || signer.commonName !== 'Intel SGX TCB Signing') {
       throw new EvidenceError('TDX_COLLATERAL_INVALID', `signed by ${signer?.subjectText}`);
     }
-    requireNotRevoked(collateral.rootCrl, root, signer, at, cache);
+    signers.push(signer);
   }
-  // The list's own chain, below which the PCK certificate stands as well as below the quote's.
-  verifyChain([pck, ...collateral.pckCrlChain], {
-    at,
-    roots: trust.roots,
-    algorithms: [signatureAlgorithms.ecdsaSha256],
-    leafKeyUsage: 'digitalSignature',
-    cache,
-  });
-  requireNotRevoked(collateral.pckCrl, platformCa, pck, at, cache);
-  requireNotRevoked(collateral.rootCrl, root, platformCa, at, cache);
   for (const { issueDate, nextUpdate } of [collateral.tcbInfo, collateral.qeIdentity]) {
     if (at < issueDate || at > nextUpdate) {
       throw new EvidenceError(
@@ -162,6 +155,17 @@ export function verifyCollateral(
       );
     }
   }
+  for (const signer of signers) requireNotRevoked(collateral.rootCrl, root, signer, listRules);
+  // The list's own chain, below which the PCK certificate stands as well as below the quote's.
+  verifyChain([pck, ...collateral.pckCrlChain], {
+    at,
+    roots: trust.roots,
+    algorithms,
+    leafKeyUsage: 'digitalSignature',
+    cache,
+  });
+  requireNotRevoked(collateral.pckCrl, platformCa, pck, listRules);
+  requireNotRevoked(collateral.rootCrl, root, platformCa, listRules);
 }
 
 /** No byte order mark, which JSON has none of, and nothing replaced that is no UTF-8. */

@@ -115,6 +115,44 @@ export function issue(
   return { ...keys, name, der: der(0x30, tbs, outer, der(3, Uint8Array.of(faults.unusedBits ?? 0), bits)) };
 }
 
+export interface ListFaults {
+  readonly from?: string | undefined;
+  readonly until?: string | undefined;
+  readonly version?: number;
+  readonly signature?: keyof typeof algorithms;
+  readonly outerSignature?: keyof typeof algorithms;
+  readonly unusedBits?: number;
+  readonly date?: Buffer;
+  readonly extensions?: Faults['extensions'];
+  readonly entryExtensions?: Faults['extensions'];
+  /** What stands behind everything that a list has. */
+  readonly after?: Buffer;
+}
+
+/** A revocation list of `issuer` that names `serials`. */
+export function crl(issuer: Party, serials: readonly number[], faults: ListFaults = {}): Buffer {
+  const { signature = 'ecdsaSha256' } = faults;
+  const algorithm = Buffer.from(algorithms[signature], 'hex');
+  const ofEntry = faults.entryExtensions ? [der(0x30, ...faults.entryExtensions.map(extension))] : [];
+  const entries = serials.map((serial) =>
+    der(0x30, integer(serial), faults.date ?? time('20260101000000Z'), ...ofEntry),
+  );
+  const tbs = der(
+    0x30,
+    integer(faults.version ?? 1),
+    algorithm,
+    issuer.name,
+    time(faults.from ?? '20260501000000Z'),
+    time(faults.until ?? '20260701000000Z'),
+    ...(entries.length === 0 ? [] : [der(0x30, ...entries)]),
+    ...(faults.extensions ? [der(0xa0, der(0x30, ...faults.extensions.map(extension)))] : []),
+    ...(faults.after ? [faults.after] : []),
+  );
+  const outer = Buffer.from(algorithms[faults.outerSignature ?? signature], 'hex');
+  const bits = signed(tbs, issuer.privateKey, signature);
+  return der(0x30, tbs, outer, der(3, Uint8Array.of(faults.unusedBits ?? 0), bits));
+}
+
 export function pem(...certificates: readonly Uint8Array[]): string {
   return certificates
     .map((bytes) =>

@@ -14,6 +14,9 @@ export interface Amd {
 
 const products: Product[] = ['Milan', 'Genoa', 'Turin'];
 const pss = { signature: 'pssSha384' } as const;
+export const arkSerial = 40;
+export const askSerial = 41;
+export const asvkSerial = 42;
 export const leafKeys = keyPair('P-384');
 
 function perProduct<T>(make: (product: Product) => T): Record<Product, T> {
@@ -22,13 +25,15 @@ function perProduct<T>(make: (product: Product) => T): Record<Product, T> {
 
 /** AMD, of our own: root, ASK and ASVK of each product. */
 export function makeAmd(): Amd {
-  const ark = perProduct((product) => issue(`ARK-${product}`, keyPair('RSA'), undefined, pss));
-  const below = (name: string) =>
+  const ark = perProduct((product) =>
+    issue(`ARK-${product}`, keyPair('RSA'), undefined, { ...pss, serial: arkSerial }),
+  );
+  const below = (name: string, serial: number) =>
     perProduct((product) =>
-      issue(`${name}-${product}`, keyPair('RSA'), ark[product], { ...pss, pathLength: 0 }),
+      issue(`${name}-${product}`, keyPair('RSA'), ark[product], { ...pss, pathLength: 0, serial }),
     );
   const roots = perProduct((product) => createHash('sha256').update(ark[product].der).digest('hex'));
-  return { roots, ark, ask: below('SEV'), asvk: below('SEV-VLEK') };
+  return { roots, ark, ask: below('SEV', askSerial), asvk: below('SEV-VLEK', asvkSerial) };
 }
 
 export const milan: Levels = { bootloader: 4, tee: 0, snp: 24, microcode: 219 };

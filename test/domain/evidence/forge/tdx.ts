@@ -1,5 +1,5 @@
 import { createHash, sign } from 'node:crypto';
-import { der, type Faults, integer, issue, keyPair, oid, type Party, pem, signed, time } from './pki.ts';
+import { crl, der, type Faults, integer, issue, keyPair, oid, type Party, pem } from './pki.ts';
 
 export interface Intel {
   readonly roots: readonly string[];
@@ -194,8 +194,10 @@ export function makeCollateral(intel: Intel, options: CollateralOptions = {}): B
     sign('sha256', Buffer.from(text), { key: signer.privateKey, dsaEncoding: 'ieee-p1363' }).toString('hex');
   const file: Record<string, string> = {
     pck_crl_issuer_chain: pem(intel.platformCa.der, intel.root.der),
-    root_ca_crl: crl(intel.root, options.revokedByRoot ?? [], options.crlUntil).toString('hex'),
-    pck_crl: crl(intel.platformCa, options.revokedByPlatform ?? [99], options.crlUntil).toString('hex'),
+    root_ca_crl: crl(intel.root, options.revokedByRoot ?? [], { until: options.crlUntil }).toString('hex'),
+    pck_crl: crl(intel.platformCa, options.revokedByPlatform ?? [99], { until: options.crlUntil }).toString(
+      'hex',
+    ),
     tcb_info_issuer_chain: pem(signer.der, intel.root.der),
     tcb_info: tcbInfo,
     tcb_info_signature: signature(tcbInfo),
@@ -205,27 +207,6 @@ export function makeCollateral(intel: Intel, options: CollateralOptions = {}): B
   };
   options.file?.(file);
   return Buffer.from(JSON.stringify(file));
-}
-
-export function crl(
-  issuer: Party,
-  serials: readonly number[],
-  until = '20260701000000Z',
-  version = 1,
-): Buffer {
-  const algorithm = Buffer.from('300a06082a8648ce3d040302', 'hex');
-  const entries = serials.map((serial) => der(0x30, integer(serial), time('20260101000000Z')));
-  const list = entries.length === 0 ? [] : [der(0x30, ...entries)];
-  const tbs = der(
-    0x30,
-    integer(version),
-    algorithm,
-    issuer.name,
-    time('20260501000000Z'),
-    time(until),
-    ...list,
-  );
-  return der(0x30, tbs, algorithm, der(3, Uint8Array.of(0), signed(tbs, issuer.privateKey, 'ecdsaSha256')));
 }
 
 function u16(value: number): Buffer {
