@@ -3,7 +3,8 @@ import { describe, expect, test } from '@jest/globals';
 import type { ReportPayload } from '../lib/domain/report.ts';
 import { transcript } from '../lib/domain/transcript.ts';
 import { makeDocument, makeNitro, plain, timestamp } from './domain/evidence/forge/nitro.ts';
-import { makeAmd, makeLeaf, makeReport, vlekReport } from './domain/evidence/forge/snp.ts';
+import { crl } from './domain/evidence/forge/pki.ts';
+import { asvkSerial, makeAmd, makeLeaf, makeReport, vlekReport } from './domain/evidence/forge/snp.ts';
 import { akKeys, makeAttest, makeSignature, pcrJson, spki } from './domain/evidence/forge/tpm.ts';
 import {
   createAgent,
@@ -177,6 +178,59 @@ test('a leaf alone counts with the CA certificates that the operator configured,
   const nonce = challenge(world, agent.instanceId);
   const record = await report(world, agent, 1, nonce, [snp(t(agent, nonce), vlekChain.slice(0, 1))]);
   expect(record?.posture).toMatchObject({ verdict: 'compliant', attestations: [{ format: 'snp' }] });
+});
+
+describe('what was fetched of AMD’s server', () => {
+  const chain = {
+    pk: 'collateral#VLEK/Milan',
+    certificates: vlekChain.slice(1),
+    expiresAt: timestamp.getTime() / 1000 + 86_400,
+    version: 1,
+  };
+  const list = (serials: number[], expiresAt = chain.expiresAt) => ({
+    pk: 'collateral#VLEK/Milan/crl',
+    crl: crl(amd.ark.Milan, serials, {
+      signature: 'pssSha384',
+      from: '20200101000000Z',
+      until: '20480101000000Z',
+    }).toString('base64'),
+    thisUpdate: '2020-01-01T00:00:00.000Z',
+    expiresAt,
+    version: 1,
+  });
+
+  async function reportLeafAlone(...rows: { readonly pk: string }[]) {
+    const { world, agent } = await begin();
+    for (const row of rows) world.rows.set(row.pk, { ...row });
+    const nonce = challenge(world, agent.instanceId);
+    const record = await report(world, agent, 1, nonce, [snp(t(agent, nonce), vlekChain.slice(0, 1))]);
+    return {
+      accepted: record?.posture?.attestations.length,
+      refusal: record?.posture?.evidenceRefusal?.reasons,
+    };
+  }
+
+  test('completes a leaf alone, as EC2 gives it, though nobody configured or sent a chain', async () => {
+    expect(await reportLeafAlone(chain, list([]))).toEqual({ accepted: 1, refusal: undefined });
+  });
+
+  test('refuses a VLEK whose authority AMD revoked', async () => {
+    const outcome = await reportLeafAlone(chain, list([asvkSerial]));
+    expect(outcome).toEqual({ accepted: 0, refusal: ['CERTIFICATE_REVOKED'] });
+  });
+
+  test('counts no longer when it has expired, whether or not the table has removed it', async () => {
+    const past = timestamp.getTime() / 1000 - 1;
+    expect(await reportLeafAlone({ ...chain, expiresAt: past } as typeof chain)).toEqual({
+      accepted: 0,
+      refusal: ['CHAIN_INCOMPLETE'],
+    });
+    // An expired list says nothing; whether one is demanded is the policy's to say.
+    expect(await reportLeafAlone(chain, list([asvkSerial], past))).toEqual({
+      accepted: 1,
+      refusal: undefined,
+    });
+  });
 });
 
 describe('evidence that does not count', () => {

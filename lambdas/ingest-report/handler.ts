@@ -2,15 +2,20 @@ import type { X509Certificate } from 'node:crypto';
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { Attestation } from '../../lib/domain/attestation.ts';
 import {
+  authorityKey,
   COLLATERAL_SECONDS,
   type CollateralItem,
   collateralItem,
   collateralKey,
+  revocationListItem,
+  revocationListKey,
+  unexpired,
 } from '../../lib/domain/collateral.ts';
 import { challengeItem, challengeKey, challengeRefusal } from '../../lib/domain/enrolment.ts';
 import { type Envelope, type Parsed, parseDetail } from '../../lib/domain/envelope.ts';
 import { AGENT_SOURCE } from '../../lib/domain/events.ts';
 import type { EvidencePolicies } from '../../lib/domain/evidence/policy-file.ts';
+import { amdAuthorityOf } from '../../lib/domain/evidence/snp/collateral.ts';
 import { chainAbove, type EvidenceRoots, judgeEvidence } from '../../lib/domain/evidence-judgement.ts';
 import {
   type Assessment,
@@ -228,8 +233,10 @@ async function verifyEvidence(
   );
   const tpmKey = `tpm#${instanceId}`;
   const hasQuote = payload.evidence?.some(({ format }) => format === 'tpm');
-  const [known, tpms] = await Promise.all([
-    getItems(deps.table, leaves.map(collateralKey), collateralItem),
+  const authorities = leaves.flatMap((leaf) => amdAuthorityOf(Buffer.from(leaf, 'base64')) ?? []);
+  const [known, lists, tpms] = await Promise.all([
+    getItems(deps.table, [...leaves.map(collateralKey), ...authorities.map(authorityKey)], collateralItem),
+    getItems(deps.table, authorities.map(revocationListKey), revocationListItem),
     getItems(deps.table, hasQuote ? [tpmKey] : [], tpmItem),
   ]);
   const activated = tpms.get(tpmKey);
@@ -241,13 +248,20 @@ async function verifyEvidence(
     receivedAt,
     policies: deps.evidencePolicies,
     roots: deps.evidenceRoots,
-    // What the operator configured goes before what agents brought.
+    // What the operator configured goes before what AMD's server said, and that before what agents brought.
     knownChain: (leaf) => {
       const configured = chainAbove(leaf, deps.authorities);
       if (configured.length > 0) return configured;
-      const kept = known.get(collateralKey(Buffer.from(leaf).toString('base64')));
-      if (!kept || kept.expiresAt * 1000 <= receivedAt.getTime()) return [];
-      return kept.certificates.map((c) => Buffer.from(c, 'base64'));
+      const authority = amdAuthorityOf(leaf);
+      const kept =
+        unexpired(authority && known.get(authorityKey(authority)), receivedAt) ??
+        unexpired(known.get(collateralKey(Buffer.from(leaf).toString('base64'))), receivedAt);
+      return kept?.certificates.map((c) => Buffer.from(c, 'base64')) ?? [];
+    },
+    revocationList: (leaf) => {
+      const authority = amdAuthorityOf(leaf);
+      const kept = unexpired(authority && lists.get(revocationListKey(authority)), receivedAt);
+      return kept && Buffer.from(kept.crl, 'base64');
     },
   });
   await rememberChains(deps.table, outcome.verifiedChains, known, receivedAt);

@@ -117,6 +117,12 @@ export interface CasemateSettings {
    * @default 3
    */
   readonly replacementsPerHour?: number;
+  /**
+   * Where AMD's CA certificates and revocation lists are fetched every six hours: the origin of its key
+   * distribution service, or of a mirror. What it says is verified against AMD's roots.
+   * @default 'https://kdsintf.amd.com'
+   */
+  readonly amdKeyServer?: string;
   /** `execute-api` interface endpoints: the API is private and reachable through these alone. */
   readonly apiVpcEndpointIds?: readonly string[];
 }
@@ -177,6 +183,7 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
     fault('observeMaxConcurrency', `is ${concurrency}: use a whole number from 2 to 1000, which SQS allows`);
   }
   originFault();
+  keyServerFault();
   issuersFault();
   egressFault();
   listFault(
@@ -233,6 +240,15 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
         'apiOrigin',
         `is "${origin}": it must be https, agents prove themselves to the holder of that name`,
       );
+    }
+  }
+
+  function keyServerFault(): void {
+    const server = settings.amdKeyServer;
+    if (server === undefined) return;
+    const url = URL.parse(server);
+    if (!url || url.origin !== server || url.protocol !== 'https:') {
+      fault('amdKeyServer', `is "${server}": use https and a host alone, like https://kdsintf.amd.com`);
     }
   }
 
@@ -311,6 +327,7 @@ function isCertificate(pem: string): boolean {
 }
 
 export const DEFAULT_OBSERVE_BATCH_WINDOW = Duration.seconds(5);
+export const DEFAULT_AMD_KEY_SERVER = 'https://kdsintf.amd.com';
 export const DEFAULT_REPORT_MAX_AGE = Duration.minutes(15);
 export const DEFAULT_REPLACEMENTS_PER_HOUR = 3;
 export const DEFAULT_GUARD_SHARE = 0.25;

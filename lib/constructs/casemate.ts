@@ -24,6 +24,7 @@ import {
 } from './agent-api-bodies.ts';
 import {
   type CasemateSettings,
+  DEFAULT_AMD_KEY_SERVER,
   DEFAULT_GUARD_MINIMUM,
   DEFAULT_GUARD_SHARE,
   DEFAULT_GUARD_WINDOW,
@@ -80,6 +81,9 @@ const SWEEP_EVERY = Duration.minutes(5);
 
 /** Delays are of days. */
 const RETIRE_EVERY = Duration.hours(1);
+
+/** Lists hold for weeks; a revocation is to count the same day. */
+const REFRESH_EVERY = Duration.hours(6);
 
 /**
  * The pipeline that makes every VM earn its disk key: state, keys, bus, functions and the API that agents
@@ -315,6 +319,15 @@ export class Casemate extends Construct {
         environment: { ...fromApi, ...onBus },
         decidesByPolicy: false,
       }),
+      'refresh-collateral': new PipelineFunction(this, 'RefreshCollateral', {
+        ...common,
+        name: 'refresh-collateral',
+        description: "fetches AMD's CA certificates and revocation lists",
+        timeout: Duration.minutes(1),
+        memorySize: 256,
+        environment: { ...table, AMD_KEY_SERVER: props.amdKeyServer ?? DEFAULT_AMD_KEY_SERVER },
+        decidesByPolicy: false,
+      }),
       sweep: new PipelineFunction(this, 'Sweep', {
         ...common,
         name: 'sweep',
@@ -448,6 +461,11 @@ export class Casemate extends Construct {
       // The next sweep is the retry.
       targets: [new targets.LambdaFunction(this.functions.sweep.fn, { retryAttempts: 0 })],
     });
+    new events.Rule(this, 'CollateralSchedule', {
+      description: "Casemate: fetch AMD's CA certificates and revocation lists",
+      schedule: events.Schedule.rate(REFRESH_EVERY),
+      targets: [new targets.LambdaFunction(this.functions['refresh-collateral'].fn, { retryAttempts: 2 })],
+    });
     new events.Rule(this, 'RetirementSchedule', {
       description: 'Casemate: begin and complete the retirement of keys',
       schedule: events.Schedule.rate(RETIRE_EVERY),
@@ -464,6 +482,7 @@ export class Casemate extends Construct {
       'issue-challenge': challenge,
       'enrol-agent': enrol,
       'activate-tpm': activate,
+      'refresh-collateral': refresh,
       sweep,
     } = this.functions;
     const {
@@ -511,6 +530,7 @@ export class Casemate extends Construct {
       puts: ['tpm', 'nonce'],
       updates: ['nonce'],
     });
+    this.state.grant(refresh.role, { reads: ['collateral'], puts: ['collateral'] });
     this.state.grantScan(sweep.role);
     this.state.grantScan(retire.role, ['disk']);
 
@@ -566,6 +586,7 @@ const FUNCTION_NAMES = [
   'store-header',
   'retire-disk-keys',
   'activate-tpm',
+  'refresh-collateral',
   'sweep',
 ] as const;
 type FunctionName = (typeof FUNCTION_NAMES)[number];

@@ -46,6 +46,7 @@ const schema = z.strictObject({
   reportMaxAgeSeconds: number.optional(),
   agentRoleNames: list.optional(),
   apiVpcEndpointIds: list.optional(),
+  amdKeyServer: z.string().optional(),
   shadowPoliciesFolder: z.string().min(1).optional(),
   profilesFile: z.string().min(1).optional(),
   guardShare: number.optional(),

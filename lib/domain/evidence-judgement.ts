@@ -34,6 +34,8 @@ export interface EvidenceContext {
   readonly roots?: EvidenceRoots | undefined;
   /** CA certificates that verified this VLEK or VCEK before, when the evidence brings only the leaf. */
   readonly knownChain: (leaf: Uint8Array) => readonly Uint8Array[];
+  /** AMD's current revocation list for the authority of this VLEK or VCEK, DER. */
+  readonly revocationList: (leaf: Uint8Array) => Uint8Array | undefined;
 }
 
 export interface EvidenceOutcome {
@@ -99,6 +101,7 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
         {
           report: Buffer.from(item.report, 'base64'),
           certificates: sent.length === 1 && leaf ? [leaf, ...context.knownChain(leaf)] : sent,
+          crl: leaf && context.revocationList(leaf),
           policy: context.policies.snp,
           roots: context.roots?.amd,
         },

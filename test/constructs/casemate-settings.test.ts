@@ -64,6 +64,16 @@ const REFUSED: [string, CasemateProps, RegExp][] = [
     { apiOrigin: 'casemate.example.com' },
     /^apiOrigin is .* use scheme and host alone/,
   ],
+  [
+    'a key server without TLS',
+    { amdKeyServer: 'http://kds.example' },
+    /^amdKeyServer is "http:\/\/kds.example": use https and a host alone/,
+  ],
+  [
+    'a key server with a path',
+    { amdKeyServer: 'https://kds.example/vlek' },
+    /^amdKeyServer is .* use https and a host alone/,
+  ],
   ['an origin without TLS', { apiOrigin: 'http://casemate.example.com' }, /^apiOrigin is .* must be https/],
   [
     'an issuer of identities beside AWS',

@@ -276,6 +276,7 @@ describe('the kinds of the state table', () => {
       UpdateItem: ['nonce'],
     },
     'store-header': { BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'], UpdateItem: ['nonce'] },
+    'refresh-collateral': { BatchGetItem: ['collateral'], PutItem: ['collateral'] },
     'activate-tpm': {
       BatchGetItem: ['vm', 'enrol', 'tpm', 'nonce'],
       PutItem: ['tpm', 'nonce'],

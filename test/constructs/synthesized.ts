@@ -112,6 +112,7 @@ export const FUNCTIONS = {
   'store-header': 'StoreHeader',
   'retire-disk-keys': 'RetireDiskKeys',
   'activate-tpm': 'ActivateTpm',
+  'refresh-collateral': 'RefreshCollateral',
   sweep: 'Sweep',
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;

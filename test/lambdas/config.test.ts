@@ -11,6 +11,7 @@ import { readConfig as issueChallenge } from '../../lambdas/issue-challenge/conf
 import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/config.ts';
 import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
+import { readConfig as refreshCollateral } from '../../lambdas/refresh-collateral/config.ts';
 import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
 import { readConfig as retireDiskKeys } from '../../lambdas/retire-disk-keys/config.ts';
 import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
@@ -114,6 +115,7 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
     activateTpm,
     { ...common, BUS_NAME: 'casemate', API_ORIGIN: 'https://api.example', CALLER_IDENTITY: 'iam' },
   ],
+  ['refresh-collateral', refreshCollateral, { ...common, AMD_KEY_SERVER: 'https://keys.example' }],
   ['complete-launch', completeLaunch, { ...common, REJECTED_QUEUE_URL: 'https://sqs.example/rejected' }],
 ];
 

@@ -16,15 +16,18 @@ export const signatureAlgorithms = {
 // RFC 5280 §4.2: a critical extension that is not understood is a refusal.
 const understoodExtensions = new Set(['2.5.29.15', '2.5.29.19']);
 
-export interface ChainRules {
+interface AuthorityRules {
   readonly at: Date;
   /** SHA-256 fingerprints of the roots that count, of the certificate or of its key, lower-case hex. */
   readonly roots: readonly string[];
   /** AlgorithmIdentifiers (hex DER) that certificates may be signed with. */
   readonly algorithms: readonly string[];
+  readonly cache?: ChainCache | undefined;
+}
+
+export interface ChainRules extends AuthorityRules {
   /** Whether the leaf must have keyUsage digitalSignature; AMD's leaves have no key usage at all. */
   readonly leafKeyUsage: 'digitalSignature' | 'absent';
-  readonly cache?: ChainCache | undefined;
 }
 
 /** Remembers what was read from bytes, and whose signature was verified by which key. */
@@ -82,9 +85,25 @@ function dropOldest(entries: Map<string, object> | Set<string>, size: number): v
  * constraints, which no vendor uses: order by names, pin, dates, usages, path lengths, algorithms, signatures.
  */
 export function verifyChain(chain: readonly Certificate[], rules: ChainRules): void {
-  const [leaf, ...authorities] = chain;
-  const root = authorities.at(-1);
-  if (!leaf || !root) throw new EvidenceError('CHAIN_INCOMPLETE', `${chain.length} certificates`);
+  if (chain.length < 2) throw new EvidenceError('CHAIN_INCOMPLETE', `${chain.length} certificates`);
+  verifyPath(chain, rules, (certificate, index) => {
+    if (index === 0) requireLeaf(certificate, rules);
+    else requireAuthority(certificate, index - 1);
+  });
+}
+
+/** Verifies the authorities of a path, the pinned root last, before there is a leaf below them. */
+export function verifyAuthorities(authorities: readonly Certificate[], rules: AuthorityRules): void {
+  verifyPath(authorities, rules, requireAuthority);
+}
+
+function verifyPath(
+  chain: readonly Certificate[],
+  rules: AuthorityRules,
+  requireUsage: (certificate: Certificate, index: number) => void,
+): void {
+  const root = chain.at(-1);
+  if (!root) throw new EvidenceError('CHAIN_INCOMPLETE', 'no certificates');
   requireOrder(chain);
   if (!rules.roots.includes(root.fingerprint) && !rules.roots.includes(root.keyFingerprint)) {
     throw new EvidenceError('ROOT_NOT_PINNED', `${root.subjectText}, SHA-256 ${root.fingerprint}`);
@@ -92,8 +111,7 @@ export function verifyChain(chain: readonly Certificate[], rules: ChainRules): v
   chain.forEach((certificate, index) => {
     requireValidAt(certificate, rules.at);
     requireUnderstood(certificate);
-    if (index === 0) requireLeaf(certificate, rules);
-    else requireAuthority(certificate, index - 1);
+    requireUsage(certificate, index);
   });
   chain.forEach((certificate, index) => {
     requireSigned(certificate, chain[index + 1] ?? root, rules);
@@ -141,7 +159,7 @@ function requireAuthority({ basicConstraints, keyUsage, subjectText }: Certifica
 function requireSigned(
   certificate: Certificate,
   issuer: Certificate,
-  { algorithms, cache }: ChainRules,
+  { algorithms, cache }: AuthorityRules,
 ): void {
   if (!algorithms.includes(certificate.signatureAlgorithm)) {
     throw new EvidenceError('CERTIFICATE_ALGORITHM_WEAK', certificate.subjectText);

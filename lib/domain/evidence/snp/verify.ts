@@ -77,13 +77,18 @@ export interface SnpTrust {
   readonly cache?: ChainCache | undefined;
 }
 
-const algorithms = [signatureAlgorithms.rsaPssSha384, signatureAlgorithms.rsaPssSha384Trailer];
+/** What AMD signs certificates and lists with. */
+export const amdAlgorithms = [signatureAlgorithms.rsaPssSha384, signatureAlgorithms.rsaPssSha384Trailer];
+
+/** Common name of the authority that issues a product's keys of one kind. */
+export function authorityOf({ kind, product }: Pick<KeyCertificate, 'kind' | 'product'>): string {
+  return kind === 'VCEK' ? `SEV-${product}` : `SEV-VLEK-${product}`;
+}
 
 /** Whether AMD's hardware signed this report: chain, signature, and that key and report fit each other. */
 export function verifySnpEvidence(evidence: SnpEvidence, trust: SnpTrust, checks: Checklist): Trust {
   const { report, chain, key, revocationList, product, tcb } = evidence;
   const [leaf, intermediate, root] = chain;
-  const expectedAuthority = key.kind === 'VCEK' ? `SEV-${product}` : `SEV-VLEK-${product}`;
   checks.demand(
     'report and key name the same product',
     key.product === product,
@@ -116,21 +121,21 @@ export function verifySnpEvidence(evidence: SnpEvidence, trust: SnpTrust, checks
   verifyChain(chain, {
     at: trust.at,
     roots: [trust.roots[product]],
-    algorithms,
+    algorithms: amdAlgorithms,
     leafKeyUsage: 'absent',
     cache: trust.cache,
   });
   checks.demand(`chain to the pinned root of ${product}`, true, 'ROOT_NOT_PINNED');
   checks.demand(
     'intermediate is the one for this kind of key',
-    intermediate?.commonName === expectedAuthority,
+    intermediate?.commonName === authorityOf({ kind: key.kind, product }),
     'SNP_AUTHORITY_MISMATCH',
     intermediate?.subjectText,
   );
   if (!revocationList || !intermediate || !root) checks.skip('revocation', 'no revocation list is given');
   else {
     // AMD's root signs the lists, and they name authorities: each VCEK and VLEK has the serial number 0.
-    const rules = { at: trust.at, algorithms, cache: trust.cache };
+    const rules = { at: trust.at, algorithms: amdAlgorithms, cache: trust.cache };
     requireNotRevoked(revocationList, root, intermediate, rules);
     requireNotRevoked(revocationList, root, root, rules);
     checks.demand('authority is not revoked', true, 'CERTIFICATE_REVOKED');
