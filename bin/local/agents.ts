@@ -40,7 +40,7 @@ export function startAgents(surroundings: AgentSurroundings): { stop(): Promise<
       for (const [id, instance] of running ?? []) {
         const tags = new Map(instance.Tags?.map((tag) => [tag.Key, tag.Value]));
         if (agents.has(id) || stop.signal.aborted || !tags.has(PROTECT_TAG)) continue;
-        const agent = startAgent(surroundings, id, instance, tags.get(MACHINE_TAG));
+        const agent = startAgent(surroundings, id, instance);
         agents.set(id, agent);
         agent.died.catch(() => agents.get(id) === agent && agents.delete(id)); // started again on the next look
       }
@@ -102,15 +102,20 @@ function standIns(folder: string, instance: Instance): Record<string, string> {
 }
 const STAND_IN_BYTES = 1024 * 1024 * 1024;
 
-/** The real agent, with the real probe of this host or of a recorded machine. */
-function startAgent(
+/**
+ * The real agent, with the real probe of this host or of a recorded machine.
+ *
+ * @param tpm where the VM's software TPM is, if it has one; this host's, if it has one, is no VM's
+ */
+export function startAgent(
   surroundings: AgentSurroundings,
   id: string,
   instance: Instance,
-  machine: string | undefined,
+  tpm: AgentSettings['tpm'] = false,
 ): Service {
   const { emulators, outputs } = surroundings;
   const home = agentHome(surroundings.folder, id);
+  const machine = instance.Tags?.find((tag) => tag.Key === MACHINE_TAG)?.Value;
   mkdirSync(home, { recursive: true, mode: 0o700 });
   const root = join(home, 'machine');
   if (machine && !existsSync(root)) cpSync(join(MACHINES, machine), root, { recursive: true });
@@ -122,7 +127,7 @@ function startAgent(
     stateDir: join(home, 'state'),
     metadataEndpoint: surroundings.metadata.endpointOf(id),
     reportIntervalSeconds: 10,
-    tpm: false, // this host's, if it has one, is no VM's
+    tpm,
     runtimeDir: join(home, 'run'),
     ...(OPENS_DISKS ? { devices: standIns(join(home, 'volumes'), instance) } : {}),
     ...(machine ? { machine: { root } } : {}),

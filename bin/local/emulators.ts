@@ -38,6 +38,11 @@ export function awsEnvironment(emulators: Pick<Emulators, 'aws' | 'ec2'>): Recor
   };
 }
 
+/** Where the endorsement keys of VMs are recorded that EC2 reports: `<instance id>.<key type>`, a TPMT_PUBLIC. */
+export function tpmFolder(folder: string): string {
+  return join(folder, 'tpms');
+}
+
 /**
  * Starts the emulators on free ports of loopback, their state and logs below `folder`.
  *
@@ -52,7 +57,7 @@ export async function startEmulators(
   const [awsPort, ec2Port] = [await freePort(), await freePort()];
   const aws = `http://127.0.0.1:${awsPort}`;
   const ec2 = `http://127.0.0.1:${ec2Port}`;
-  const [state, tpms] = [join(folder, 'aws'), join(folder, 'tpms')];
+  const [state, tpms] = [join(folder, 'aws'), tpmFolder(folder)];
   for (const each of [state, tpms]) mkdirSync(each, { recursive: true });
   const seenByFunctions = (await between?.({ aws, ec2 })) ?? { aws, ec2 };
   const started: Service[] = [];

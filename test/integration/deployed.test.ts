@@ -1,9 +1,11 @@
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PutItemCommand } from '@aws-sdk/client-dynamodb';
 import {
   CreateSubnetCommand,
+  DescribeInstancesCommand,
   DescribeSubnetsCommand,
   RunInstancesCommand,
   TerminateInstancesCommand,
@@ -13,13 +15,15 @@ import { SendMessageBatchCommand, SendMessageCommand } from '@aws-sdk/client-sqs
 import { marshall } from '@aws-sdk/util-dynamodb';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
 import { readSignedIdentity } from '../../agent/metadata.ts';
-import { OPENS_DISKS, startAgents } from '../../bin/local/agents.ts';
-import { ACCOUNT, CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
-import { createNetwork, launch, type Network, PLANS, PROTECT_TAG } from '../../bin/local/vms.ts';
+import { openTpm } from '../../agent/tpm.ts';
+import { OPENS_DISKS, startAgent, startAgents } from '../../bin/local/agents.ts';
+import { ACCOUNT, CREDENTIALS, REGION, tpmFolder } from '../../bin/local/emulators.ts';
+import { createNetwork, launch, type Network, PLANS, PROTECT_TAG, type VmPlan } from '../../bin/local/vms.ts';
 import { waitingFor } from '../../bin/local/waiting.ts';
 import { divergences } from '../../lib/domain/convergence.ts';
 import { type DiskItem, encryptionContext } from '../../lib/domain/disk-key.ts';
 import { signedBytes } from '../../lib/domain/transcript.ts';
+import { missingTools, startSoftwareTpm } from '../world/software-tpm.ts';
 import {
   type Cloud,
   missingPrerequisite,
@@ -42,6 +46,7 @@ import { type Call, mutates } from './proxy.ts';
 
 const missing = await missingPrerequisite();
 const deployed = missing === undefined ? test : test.skip;
+const attesting = missing === undefined && missingTools.length === 0 ? test : test.skip;
 const skipped = missing === undefined ? '' : `skipped: ${missing}: `;
 
 let cloud: Cloud;
@@ -287,6 +292,51 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
       expect(refusals()).toEqual(expected);
     },
     120_000,
+  );
+
+  attesting(
+    'counts quotes of the TPM that EC2 reports for a VM, and none of a second one',
+    async () => {
+      const own = await startSoftwareTpm();
+      const second = await startSoftwareTpm();
+      const agents: { stop(): Promise<void> }[] = [];
+      try {
+        // EC2 reports the first TPM for both: the second VM's agent has one that somebody made himself.
+        const reported = await (await openTpm(own.folder, own.tcti)).endorsementKey();
+        const ids: string[] = [];
+        for (const tpm of [own, second]) {
+          const id = await launch(cloud.ec2, network, { ...PLANS[1], name: `tpm-${ids.length}` } as VmPlan);
+          ids.push(id);
+          // TPM2B_PUBLIC without its length is TPMT_PUBLIC.
+          writeFileSync(join(tpmFolder(cloud.folder), `${id}.rsa-2048`), reported.subarray(2));
+          const described = await cloud.ec2.send(new DescribeInstancesCommand({ InstanceIds: [id] }));
+          const instance = described.Reservations?.[0]?.Instances?.[0] ?? {};
+          agents.push(startAgent(cloud, id, instance, { tcti: tpm.tcti }));
+        }
+        const [genuine = '', posing = ''] = ids;
+        const refusals = () =>
+          cloud
+            .announced()
+            .filter((e) => e['detail-type'] === 'Enrolment Refused' && e.detail['instanceId'] === posing)
+            .map((e) => e.detail['reason']);
+        await cloud.until(150, async () => {
+          const posture = (await cloud.fleet()).get(genuine)?.posture;
+          if (!posture?.attestations.some(({ format }) => format === 'tpm')) return 'no quote counts yet';
+          return refusals().length > 0 ? undefined : 'the second TPM is not refused yet';
+        });
+        expect(new Set(refusals())).toEqual(new Set(['TPM_NOT_OF_INSTANCE']));
+        const fleet = await cloud.fleet();
+        expect(fleet.get(posing)?.posture?.attestations).toEqual([]);
+        const kept = (await cloud.items()).map((item) => item['pk']);
+        expect(kept).toContain(`tpm#${genuine}`);
+        expect(kept).not.toContain(`tpm#${posing}`);
+      } finally {
+        for (const agent of agents) await agent.stop();
+        await own.stop();
+        await second.stop();
+      }
+    },
+    240_000,
   );
 
   deployed(
