@@ -44,6 +44,7 @@ const SETTINGS = {
   OWN_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/isolation',
   RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/r',
   HEADER_BUCKET: 'headers',
+  AMD_KEY_SERVER: 'https://kds.example',
   PROBATION_EGRESS: '{"kind":"https-anywhere"}',
   API_ORIGIN: 'https://abc.execute-api.eu-west-1.amazonaws.com',
   CALLER_IDENTITY: 'iam',
