@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Command } from 'commander';
 import { divergences, type VmRecord } from '../../lib/domain/convergence.ts';
 import type { ReleaseItem } from '../../lib/domain/key-release.ts';
 import { POLICY_FACTS } from '../../lib/domain/policy-facts.ts';
@@ -12,24 +11,13 @@ import { addIsolationCommands } from './isolation.ts';
 import { addKeyCommands, readReleases } from './keys.ts';
 import { localCommand } from './local.ts';
 import { policyCommand } from './policy.ts';
+import { createProgram, run } from './program.ts';
 import { fleetTable } from './table.ts';
 import { plain, print } from './terminal.ts';
 import { UsageError } from './usage.ts';
 import { viewOf } from './view.ts';
 
-const program = new Command('casemate')
-  .description('Every VM earns its disk key: see what Casemate knows and decided')
-  .version('0.1.0')
-  .option('--stack <name>', 'name of the deployed stack', 'Casemate')
-  .showHelpAfterError()
-  .addHelpText(
-    'after',
-    '\nTalks to the embedded cloud while `npm start` runs, else to AWS as the AWS CLI would.' +
-      '\nExit codes: 0 done, 1 not found or failed, 2 wrong usage.',
-  )
-  .exitOverride((error) => {
-    process.exit(error.exitCode === 0 ? 0 : 2);
-  });
+const program = createProgram();
 
 const connected = (): Promise<Connection> => connect(program.opts<{ stack: string }>().stack);
 
@@ -193,14 +181,4 @@ function decisionsOf(record: VmRecord, releases: ReleaseItem | undefined): reado
   ].sort((a, b) => (a.at < b.at ? 1 : -1));
 }
 
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0); // | head
-  throw error;
-});
-
-try {
-  await program.parseAsync();
-} catch (error) {
-  process.stderr.write(`casemate: ${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = error instanceof UsageError ? 2 : 1;
-}
+await run(program);
