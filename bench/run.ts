@@ -28,8 +28,8 @@ const PARTS = [
   'soak',
   'ingest',
 ] as const;
-/** They take the better part of an hour, so somebody has to name them. */
-const LONG: readonly Part[] = ['histories', 'soak'];
+/** They take the better part of an hour, or VMs, so somebody has to name them. */
+const LONG: readonly Part[] = ['histories', 'soak', 'system'];
 type Part = (typeof PARTS)[number];
 
 interface Outcome {

@@ -188,6 +188,14 @@ export async function startAgents(vm: Vm): Promise<void> {
     (while [ -e /run/agents ]; do (${agent('run')}) >> /var/log/agent.log 2>&1; sleep 1; done) &`);
 }
 
+/** Ends what `startAgents` started: a test then says itself when something happens. */
+export async function stopAgents(vm: Vm): Promise<void> {
+  await vm.ok(`rm -f /run/agents
+    for process in /proc/[0-9]*; do
+      case $(tr '\\0' ' ' < $process/cmdline) in */casemate/bin/node*) kill \${process#/proc/};; esac
+    done 2> /dev/null; true`);
+}
+
 /** EC2's stop and start: same instance, same volumes, another boot. */
 export async function stopInstance(site: Site, instanceId: string): Promise<void> {
   await site.cloud.ec2.send(new StopInstancesCommand({ InstanceIds: [instanceId] }));
