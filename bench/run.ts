@@ -27,6 +27,7 @@ const PARTS = [
   'histories',
   'soak',
   'ingest',
+  'system',
 ] as const;
 /** They take the better part of an hour, or VMs, so somebody has to name them. */
 const LONG: readonly Part[] = ['histories', 'soak', 'system'];

@@ -7,6 +7,8 @@ import {
   readFileSync,
   readSync,
   rmSync,
+  statSync,
+  truncateSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -23,7 +25,7 @@ import { ACCOUNT, awsEnvironment, CREDENTIALS, REGION } from '../../bin/local/em
 import { runToEnd } from '../../bin/local/process.ts';
 import type { DiskItem } from '../../lib/domain/disk-key.ts';
 import { probeResult } from '../../lib/domain/fact.ts';
-import { forge, opens } from '../agent/disks/luks.ts';
+import { cryptsetup, forge, opens } from '../agent/disks/luks.ts';
 import { findBitLocker } from './bitlocker.ts';
 import { missingForVms } from './prerequisites.ts';
 import {
@@ -297,8 +299,8 @@ describe('a header that was tampered with', () => {
   }, SLOW);
 
   /** From outside of the VM, as whoever can write the volume does. */
-  async function refused(tamper: () => void, reason: string): Promise<void> {
-    tamper();
+  async function refused(tamper: () => unknown, reason: string, restore: () => unknown): Promise<void> {
+    await tamper();
     const tampered = headerOf(first);
     const asked = site.tap.seen.length;
     try {
@@ -309,12 +311,12 @@ describe('a header that was tampered with', () => {
       expect(site.tap.seen.slice(asked).filter(({ path }) => path.endsWith('/releases'))).toEqual([]);
       expect(headerOf(first).equals(tampered)).toBe(true);
     } finally {
-      writeHeader(sound);
+      await restore();
       await vm.ok(`blockdev --flushbufs $(device-of ${volume})`);
     }
   }
 
-  const CASES: readonly [string, string, () => void][] = [
+  const CASES: readonly [string, string, () => unknown][] = [
     [
       'to write in the clear',
       'HEADER_CIPHER',
@@ -324,27 +326,46 @@ describe('a header that was tampered with', () => {
         ),
     ],
     [
-      'to say that a re-encryption is under way',
+      'to go on with a re-encryption, even by somebody who has the key',
       'HEADER_REENCRYPTION',
-      () =>
-        forge(file(), ({ config }) =>
-          Object.assign(config, { requirements: { mandatory: ['online-reencrypt'] } }),
-        ),
+      async () => {
+        const key = await plaintextKey(await diskItem(first, volume), 1);
+        const slot = ['--pbkdf', 'pbkdf2', '--pbkdf-force-iterations', '1000', '--key-file', '-'];
+        expect(cryptsetup(['reencrypt', '--init-only', ...slot, file()], key).status).toBe(0);
+      },
     ],
     [
       'to carry the token of another tool',
       'HEADER_FOREIGN_TOKEN',
       () => forge(file(), ({ tokens }) => Object.assign(tokens, { 7: { type: 'clevis', keyslots: ['0'] } })),
     ],
-    ['by wiping it', 'DISK_BLANK_CONFIRMED', () => writeHeader(Buffer.alloc(HEADER_BYTES))],
+    ['by wiping it', 'HEADER_UNREADABLE', () => writeHeader(Buffer.alloc(HEADER_BYTES))],
   ];
   for (const [how, reason, tamper] of CASES) {
     inVm(
       `${skipped}${how} is refused as ${reason}, without asking for a key`,
-      () => refused(tamper, reason),
+      () => refused(tamper, reason, () => writeHeader(sound)),
       SLOW,
     );
   }
+
+  inVm(
+    `${skipped}by wiping the whole volume is an alarm, DISK_BLANK_CONFIRMED, and nothing is formatted`,
+    async () => {
+      const aside = `${file()}.aside`;
+      const copy = (from: string, to: string) =>
+        promisify(execFile)('cp', ['--sparse=always', '--no-preserve=all', from, to]);
+      await copy(file(), aside);
+      const { size } = statSync(file());
+      const wipe = () => {
+        truncateSync(file(), 0); // the file that QEMU has open
+        truncateSync(file(), size);
+      };
+      await refused(wipe, 'DISK_BLANK_CONFIRMED', () => copy(aside, file()));
+      rmSync(aside);
+    },
+    SLOW,
+  );
 });
 
 describe('a rotation', () => {
