@@ -134,11 +134,12 @@ export async function contentOf(run: RunTool, device: DiskDevice): Promise<Devic
   const luks = signatures.find((each) => each.type === 'crypto_LUKS');
   if (luks) return { kind: 'luks', uuid: luks.uuid ?? undefined };
   if (signatures.some((each) => each.type === 'BitLocker')) return { kind: 'bitlk' };
+  const headerIsZero = isZero(readHeaderArea(device));
   const [first] = signatures;
-  if (first) return { kind: 'other', signature: first.type };
+  if (first) return { kind: 'other', signature: first.type, headerIsZero };
   const tail = Math.min(TAIL_BYTES, device.bytes);
-  const zero = isZero(readHeaderArea(device)) && isZero(readAt(device, device.bytes - tail, tail));
-  return zero ? { kind: 'blank' } : { kind: 'other', signature: 'data' };
+  const blank = headerIsZero && isZero(readAt(device, device.bytes - tail, tail));
+  return blank ? { kind: 'blank' } : { kind: 'other', signature: 'data', headerIsZero };
 }
 
 function isZero(bytes: Buffer): boolean {

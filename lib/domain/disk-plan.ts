@@ -8,8 +8,11 @@ export type DeviceContent =
   /** `uuid` is undefined when the header is beyond reading. */
   | { readonly kind: 'luks'; readonly uuid: string | undefined }
   | { readonly kind: 'bitlk' }
-  /** Something else: the name of its signature, or `data` for bytes without one. */
-  | { readonly kind: 'other'; readonly signature: string };
+  /**
+   * Something else: the name of its signature, or `data` for bytes without one. `headerIsZero`: where a LUKS header
+   * would be there are zeros alone.
+   */
+  | { readonly kind: 'other'; readonly signature: string; readonly headerIsZero: boolean };
 
 export interface DiskDevice {
   readonly path: string;
@@ -97,9 +100,12 @@ export function planVolume(facts: {
     };
   }
   if (volume.confirmed) {
-    return content.kind === 'blank'
-      ? refuse('DISK_BLANK_CONFIRMED', 'its key was confirmed, so data was on it')
-      : refuse('HEADER_UNREADABLE', `in place of the header there is ${nameOf(content)}`);
+    if (content.kind === 'blank')
+      return refuse('DISK_BLANK_CONFIRMED', 'its key was confirmed, so data was on it');
+    // No disk loses exactly its header by itself: somebody wiped it, and the data behind it is still there.
+    if (content.kind === 'other' && content.headerIsZero)
+      return refuse('DISK_BLANK_CONFIRMED', `its header was wiped; behind it there is ${nameOf(content)}`);
+    return refuse('HEADER_UNREADABLE', `in place of the header there is ${nameOf(content)}`);
   }
   if (device.bytes < 2 * HEADER_AREA_BYTES) return refuse('DEVICE_TOO_SMALL', `${device.bytes} bytes`);
   if (volume.fromSnapshot && order.format !== true) {

@@ -122,7 +122,7 @@ export const REASONS = {
   DEVICE_FAILED: 'The device vanished, is in use, or fails to read or write: see the message and dmesg.',
   VOLUME_FROM_SNAPSHOT: 'A volume made from a snapshot is not formatted without a human.',
   DISK_BLANK_CONFIRMED:
-    'ALARM: the disk had a confirmed key and is blank now. It is not formatted. Was the volume swapped or wiped? Restore a snapshot, or the header backup.',
+    'ALARM: the disk had a confirmed key and is blank now, or its header is. It is not formatted. Was the volume swapped or wiped? Restore a snapshot, or the header backup.',
   RECOVERY_KEY_WRONG:
     'That is not the recovery key of the disk. An operator reads it with: casemate keys recover <disk>.',
   BITLOCKER_SECRET_WRONG: 'That recovery password or startup key does not open the BitLocker volume.',

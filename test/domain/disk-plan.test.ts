@@ -40,6 +40,10 @@ const plan = (overrides: Partial<Parameters<typeof planVolume>[0]> = {}) =>
     ...overrides,
   });
 
+/** Bytes that are no LUKS header; some of them where one would be, unless said. */
+const other = (signature: string, headerIsZero = false) =>
+  ({ kind: 'other', signature, headerIsZero }) as const;
+
 describe('a volume', () => {
   test('that is fresh, blank and mapped by its serial is formatted', () => {
     expect(plan()).toEqual({ kind: 'format', disk: DISK, generation: 1 });
@@ -50,8 +54,8 @@ describe('a volume', () => {
   test.each<[string, Parameters<typeof plan>[0], string]>([
     ['known by a path alone', { device: device('named') }, 'DEVICE_NOT_BY_SERIAL'],
     ['made from a snapshot', { volume: volume({ fromSnapshot: true }) }, 'VOLUME_FROM_SNAPSHOT'],
-    ['with a file system', { content: { kind: 'other', signature: 'ext4' } }, 'DEVICE_NOT_BLANK'],
-    ['with bytes and no signature', { content: { kind: 'other', signature: 'data' } }, 'DEVICE_NOT_BLANK'],
+    ['with a file system', { content: other('ext4') }, 'DEVICE_NOT_BLANK'],
+    ['with bytes and no signature', { content: other('data') }, 'DEVICE_NOT_BLANK'],
     ['with BitLocker', { content: { kind: 'bitlk' } }, 'DEVICE_NOT_BLANK'],
     ['that is too small', { device: { ...device(), bytes: 1 << 20 } }, 'DEVICE_TOO_SMALL'],
     ['confirmed once and blank now', { volume: volume({ confirmed: true }) }, 'DISK_BLANK_CONFIRMED'],
@@ -62,8 +66,27 @@ describe('a volume', () => {
     ],
     [
       'confirmed once whose header is something else',
-      { volume: volume({ confirmed: true }), content: { kind: 'other', signature: 'data' } },
+      { volume: volume({ confirmed: true }), content: other('data') },
       'HEADER_UNREADABLE',
+    ],
+    [
+      'confirmed once whose header alone was wiped',
+      { volume: volume({ confirmed: true }), content: other('data', true) },
+      'DISK_BLANK_CONFIRMED',
+    ],
+    [
+      'confirmed once whose header alone was wiped, even for a human who says what to overwrite',
+      {
+        volume: volume({ confirmed: true }),
+        content: other('data', true),
+        order: { format: true, replace: 'data' },
+      },
+      'DISK_BLANK_CONFIRMED',
+    ],
+    [
+      'never confirmed, with zeros in front of its data',
+      { content: other('data', true) },
+      'DEVICE_NOT_BLANK',
     ],
     ['of another disk', { content: { kind: 'luks', uuid: OTHER } }, 'HEADER_OTHER_DISK'],
     ['whose header has no UUID', { content: { kind: 'luks', uuid: undefined } }, 'HEADER_UNREADABLE'],
@@ -71,12 +94,12 @@ describe('a volume', () => {
     ['tagged bitlk and blank', { volume: volume({ kind: 'bitlk' }) }, 'DEVICE_NOT_BITLOCKER'],
     [
       'with ext4 that a human orders to replace xfs on',
-      { content: { kind: 'other', signature: 'ext4' }, order: { format: true, replace: 'xfs' } },
+      { content: other('ext4'), order: { format: true, replace: 'xfs' } },
       'DEVICE_NOT_BLANK',
     ],
     [
       'with ext4 that a human orders to format without naming it',
-      { content: { kind: 'other', signature: 'ext4' }, order: human },
+      { content: other('ext4'), order: human },
       'DEVICE_NOT_BLANK',
     ],
   ])('%s is refused', (_, overrides, reason) => {
@@ -89,29 +112,25 @@ describe('a volume', () => {
     expect(
       plan({ content: { kind: 'luks', uuid: OTHER }, order: { format: true, replace: 'crypto_LUKS' } }),
     ).toMatchObject({ kind: 'format' });
-    expect(
-      plan({ content: { kind: 'other', signature: 'ext4' }, order: { format: true, replace: 'ext4' } }),
-    ).toMatchObject({ kind: 'format' });
+    expect(plan({ content: other('ext4'), order: { format: true, replace: 'ext4' } })).toMatchObject({
+      kind: 'format',
+    });
   });
 
   test('that this agent began to format is formatted over what a kill left', () => {
-    expect(plan({ content: { kind: 'other', signature: 'data' }, formatting: true })).toMatchObject({
+    expect(plan({ content: other('data'), formatting: true })).toMatchObject({
       kind: 'format',
     });
     expect(plan({ content: { kind: 'luks', uuid: undefined }, formatting: true })).toMatchObject({
       kind: 'format',
     });
-    for (const content of [
-      { kind: 'luks', uuid: OTHER },
-      { kind: 'bitlk' },
-      { kind: 'other', signature: 'ext4' },
-    ] as const) {
+    for (const content of [{ kind: 'luks', uuid: OTHER }, { kind: 'bitlk' }, other('ext4')] as const) {
       expect(plan({ content, formatting: true })).toMatchObject({ kind: 'refuse' });
     }
     const confirmed = volume({ confirmed: true });
-    expect(
-      plan({ volume: confirmed, content: { kind: 'other', signature: 'data' }, formatting: true }),
-    ).toMatchObject({ kind: 'refuse' });
+    expect(plan({ volume: confirmed, content: other('data'), formatting: true })).toMatchObject({
+      kind: 'refuse',
+    });
   });
 
   test('with its disk on it is opened, with the active key before an issued one', () => {
@@ -158,7 +177,7 @@ describe('a volume', () => {
       { kind: 'bitlk' },
       { kind: 'luks', uuid: DISK },
       { kind: 'luks', uuid: OTHER },
-      { kind: 'other', signature: 'data' },
+      other('data'),
     );
     fc.assert(
       fc.property(

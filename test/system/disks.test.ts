@@ -339,7 +339,7 @@ describe('a header that was tampered with', () => {
       'HEADER_FOREIGN_TOKEN',
       () => forge(file(), ({ tokens }) => Object.assign(tokens, { 7: { type: 'clevis', keyslots: ['0'] } })),
     ],
-    ['by wiping it', 'HEADER_UNREADABLE', () => writeHeader(Buffer.alloc(HEADER_BYTES))],
+    ['by wiping it', 'DISK_BLANK_CONFIRMED', () => writeHeader(Buffer.alloc(HEADER_BYTES))],
   ];
   for (const [how, reason, tamper] of CASES) {
     inVm(
@@ -483,7 +483,9 @@ describe('a boot by systemd', () => {
       vm = await first.boot({ init: 'systemd', pipelineAway: true });
       await eventually('systemctl is-active systemd-user-sessions.service');
       await eventually('journalctl -u casemate-disks | grep "waiting for disks"');
-      expect(await vm.ok('systemctl list-jobs --no-legend --plain')).toMatch(/ consumer\.service +start +waiting/);
+      expect(await vm.ok('systemctl list-jobs --no-legend --plain')).toMatch(
+        / consumer\.service +start +waiting/,
+      );
       expect(vm.console()).toContain('waiting for disks');
       await reachPipeline(vm, site);
       await eventually('systemctl is-active consumer.service');

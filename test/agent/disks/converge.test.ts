@@ -149,6 +149,12 @@ describeWithCryptsetup('formatting without a human', () => {
     expect(outcome?.message).toContain('ALARM');
     await refusesAndKeeps('DISK_BLANK_CONFIRMED');
   });
+  test('calls it an alarm, too, when only the header of a confirmed disk was wiped', async () => {
+    await formatted();
+    overwrite(machine.device, 64 * 1024 * 1024 - 4096, Buffer.alloc(4096, 0x5a)); // data
+    overwrite(machine.device, 0, Buffer.alloc(16 * 1024 * 1024));
+    await refusesAndKeeps('DISK_BLANK_CONFIRMED');
+  });
   test('waits for a key that is not issued yet, and for a device that is not there', async () => {
     machine.state.volume.generations = [];
     await expect(pass()).resolves.toMatchObject({ state: 'left', reason: 'KEY_NOT_ISSUED_YET' });
