@@ -85,6 +85,9 @@ const snp = (reportData: Buffer, certificates = vlekChain): Evidence[number] => 
   certificates,
 });
 
+/** SEV Secure Nested Paging Firmware ABI 1.55 table 9: bit 19 lets the host debug the guest. */
+const DEBUG_POLICY = 0xb0000n;
+
 async function report(
   world: World,
   agent: TestAgent,
@@ -128,6 +131,36 @@ describe('a VM that must show hardware evidence', () => {
     const record = await world.record(agent.instanceId);
     expect(record?.posture).toMatchObject({ verdict: 'unproven', reasons: ['EVIDENCE_MISSING'] });
     expect(record?.isolation?.profile).toBe('probation');
+  });
+
+  test('is fenced again at once when newer evidence of its kind is refused', async () => {
+    const { world, agent } = await begin();
+    const good = challenge(world, agent.instanceId);
+    await report(world, agent, 1, good, [snp(t(agent, good))]);
+    const changed = challenge(world, agent.instanceId);
+    const debug = makeReport({ ...vlekReport, reportData: t(agent, changed), policy: DEBUG_POLICY });
+    const evidence = { format: 'snp' as const, report: debug.toString('base64'), certificates: vlekChain };
+    const record = await report(world, agent, 2, changed, [evidence]);
+    expect(record?.posture).toMatchObject({
+      verdict: 'unproven',
+      reasons: ['EVIDENCE_MISSING'],
+      attestations: [],
+      evidenceRefusal: { reasons: ['SNP_DEBUG'] },
+    });
+    expect(record?.isolation?.profile).toBe('probation');
+  });
+
+  test('keeps what it attested when newer evidence came too late to be judged', async () => {
+    const { world, agent } = await begin();
+    const good = challenge(world, agent.instanceId);
+    await report(world, agent, 1, good, [snp(t(agent, good))]);
+    const late = challenge(world, agent.instanceId, { expiresAtMs: world.now().getTime() - 1 });
+    const record = await report(world, agent, 2, late, [snp(t(agent, late))]);
+    expect(record?.posture).toMatchObject({
+      verdict: 'compliant',
+      attestations: [{ format: 'snp' }],
+      evidenceRefusal: { reasons: ['CHALLENGE_EXPIRED'] },
+    });
   });
 
   test('needs new evidence after a reboot', async () => {

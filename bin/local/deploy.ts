@@ -23,12 +23,17 @@ export async function bootstrap(emulators: Emulators, folder: string, signal: Ab
   });
 }
 
-/** `cdk deploy` of the very stack that goes to AWS, in enforce mode, with this cloud's own identity issuer. */
+/**
+ * `cdk deploy` of the very stack that goes to AWS, in enforce mode, with this cloud's own identity issuer.
+ *
+ * @param settings of the deployment beside these, as docs/deploy.md names them
+ */
 export async function deploy(
   emulators: Emulators,
   folder: string,
   identityIssuer: string,
   signal: AbortSignal,
+  settings: Readonly<Record<string, string>> = {},
 ): Promise<Outputs> {
   const outputsFile = join(folder, 'outputs.json');
   const assembly = join(folder, 'cdk.out');
@@ -40,6 +45,7 @@ export async function deploy(
     probationEgress: 'https-anywhere',
     observeBatchWindowSeconds: '1',
     terminationProtection: 'false',
+    ...settings,
   };
   await runToEnd(
     [

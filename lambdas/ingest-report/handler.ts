@@ -1,6 +1,5 @@
 import type { X509Certificate } from 'node:crypto';
 import { MetricUnit } from '@aws-lambda-powertools/metrics';
-import type { Attestation } from '../../lib/domain/attestation.ts';
 import {
   authorityKey,
   COLLATERAL_SECONDS,
@@ -217,7 +216,7 @@ async function verifyEvidence(
   enrolment: EnrolItem,
   payload: ReportPayload,
   receivedAt: Date,
-): Promise<{ readonly attestations: readonly Attestation[]; readonly refusals: readonly string[] }> {
+): Promise<Parameters<typeof foldEvidence>[1]> {
   const { instanceId } = vm.observation;
   const nonce = Buffer.from(payload.nonce ?? '', 'base64');
   const want = { instanceId, purpose: 'report', now: receivedAt };
@@ -226,7 +225,11 @@ async function verifyEvidence(
   const usedBy = `${payload.bootId}/${payload.sequence}`;
   if (!(await consumeChallenge(deps.table, pk, { ...want, usedBy }))) {
     const challenge = (await getItems(deps.table, [pk], challengeItem)).get(pk);
-    return { attestations: [], refusals: [challengeRefusal(challenge, want) ?? 'CHALLENGE_USED'] };
+    return {
+      attestations: [],
+      refusals: [challengeRefusal(challenge, want) ?? 'CHALLENGE_USED'],
+      refuted: [],
+    };
   }
   const leaves = (payload.evidence ?? []).flatMap((item) =>
     item.format === 'snp' ? item.certificates.slice(0, 1) : [],
@@ -268,6 +271,7 @@ async function verifyEvidence(
   return {
     attestations: outcome.attestations,
     refusals: outcome.refusals.flatMap((refusal) => refusal.reasons),
+    refuted: outcome.refusals.map((refusal) => refusal.format),
   };
 }
 

@@ -61,6 +61,11 @@ export interface CasemateSettings {
   /** Names of the roles that VMs have already and that the agent's policy is attached to. */
   readonly agentRoleNames?: readonly string[];
   /**
+   * Folder of policies, with evidence.json and ca/, in place of policies/ of this package.
+   * @default - that one
+   */
+  readonly policiesFolder?: string;
+  /**
    * Folder of policies, like policies/ of this package, that are asked beside those of the deployment whenever a
    * posture is decided. They decide nothing; where they would say otherwise it is logged, counted and kept.
    * @default - none

@@ -42,7 +42,13 @@ import { HeaderBucket } from './header-bucket.ts';
 import { Health, type WatchedFunction } from './health.ts';
 import { asFindingsName, IsolationPowers } from './isolation-powers.ts';
 import { PipelineFunction } from './pipeline-function.ts';
-import { PROFILES_FILE, validatePolicies, validateProfiles } from './policies.ts';
+import {
+  POLICY_FOLDER,
+  PROFILES_FILE,
+  validateEvidencePolicies,
+  validatePolicies,
+  validateProfiles,
+} from './policies.ts';
 import { StateTable } from './state-table.ts';
 import { encryptedQueue, grantSend, WorkQueue } from './work-queue.ts';
 
@@ -110,7 +116,9 @@ export class Casemate extends Construct {
   constructor(scope: Construct, id: string, props: CasemateProps = {}) {
     super(scope, id);
     this.refuseWrongSettings(props);
-    validatePolicies();
+    const policiesFolder = resolve(props.policiesFolder ?? POLICY_FOLDER);
+    validatePolicies(policiesFolder);
+    validateEvidencePolicies(policiesFolder);
     const shadowPoliciesFolder = props.shadowPoliciesFolder && resolve(props.shadowPoliciesFolder);
     if (shadowPoliciesFolder) validatePolicies(shadowPoliciesFolder);
     const probationEgress = props.probationEgress ?? NO_EGRESS;
@@ -157,6 +165,7 @@ export class Casemate extends Construct {
       architecture: props.architecture ?? lambda.Architecture.ARM_64,
       logRetention,
       logLevel: props.logLevel ?? 'INFO',
+      policiesFolder,
     };
     const table = { TABLE_NAME: this.state.table.tableName };
     const onBus = { ...table, BUS_NAME: this.bus.bus.eventBusName };

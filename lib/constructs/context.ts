@@ -47,6 +47,7 @@ const schema = z.strictObject({
   agentRoleNames: list.optional(),
   apiVpcEndpointIds: list.optional(),
   amdKeyServer: z.string().optional(),
+  policiesFolder: z.string().min(1).optional(),
   shadowPoliciesFolder: z.string().min(1).optional(),
   profilesFile: z.string().min(1).optional(),
   guardShare: number.optional(),

@@ -6,7 +6,7 @@ import * as lambda from 'aws-cdk-lib/aws-lambda';
 import * as nodejs from 'aws-cdk-lib/aws-lambda-nodejs';
 import * as logs from 'aws-cdk-lib/aws-logs';
 import { Construct } from 'constructs';
-import { CEDAR_WASM, POLICY_FOLDER } from './policies.ts';
+import { CEDAR_WASM } from './policies.ts';
 
 /** Of the package: where package-lock.json, lambdas/ and policies/ are. */
 const PACKAGE_ROOT = fileURLToPath(new URL('../..', import.meta.url));
@@ -30,6 +30,8 @@ export interface PipelineFunctionProps extends FunctionDefaults {
   readonly environment: Record<string, string>;
   /** The function asks Cedar: its wasm and the policies go beside the bundle. */
   readonly decidesByPolicy: boolean;
+  /** The folder that they are in. */
+  readonly policiesFolder: string;
   /** A folder of policies that the function asks beside, and that decide nothing. */
   readonly shadowPoliciesFolder?: string;
   /** The function reads isolation profiles: this file goes beside the bundle. */
@@ -96,7 +98,7 @@ export class PipelineFunction extends Construct {
         // The SDK that was tested is the SDK that runs; the runtime's own changes under us.
         bundleAwsSDK: true,
         ...(props.decidesByPolicy
-          ? { commandHooks: besideTheBundle((output) => POLICIES(output, props.shadowPoliciesFolder)) }
+          ? { commandHooks: besideTheBundle((output) => policies(output, props.policiesFolder, props.shadowPoliciesFolder)) }
           : {}),
         ...(props.profilesFile === undefined
           ? {}
@@ -117,11 +119,11 @@ const COMPILE = join(PACKAGE_ROOT, 'lib/policy/compile.ts');
  * as text otherwise, and the policies would be compiled into code that an operator cannot look at. What the
  * functions read of Cedar's policies is policies.json: checked and compiled here, not at each start.
  */
-const POLICIES = (output: string, shadow: string | undefined) => [
+const policies = (output: string, folder: string, shadow: string | undefined) => [
   `cp "${CEDAR_WASM}" "${output}"`,
   `mkdir -p "${output}/policies"`,
-  `cp -r "${POLICY_FOLDER}"/. "${output}/policies"`,
-  compiled(POLICY_FOLDER, `${output}/policies.json`),
+  `cp -r "${folder}"/. "${output}/policies"`,
+  compiled(folder, `${output}/policies.json`),
   ...(shadow === undefined ? [] : [compiled(shadow, `${output}/policies-shadow.json`)]),
 ];
 

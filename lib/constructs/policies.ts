@@ -2,11 +2,12 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { type EvidencePolicies, parsePolicyFile } from '../domain/evidence/policy-file.ts';
 import { type ProbationEgress, type Profiles, parseProfiles } from '../domain/profiles.ts';
 import { compilePolicies, readPolicySources } from '../policy/compile.ts';
 import type { CompiledPolicies } from '../policy/engine.ts';
 
-/** The policies and their schema, as they are deployed. */
+/** The policies and their schema, as they are deployed where nobody has a folder of their own. */
 export const POLICY_FOLDER = fileURLToPath(new URL('../../policies/', import.meta.url));
 
 /** Cedar itself: the build that the functions import, which cannot be resolved without importing it. */
@@ -25,6 +26,15 @@ export const PROFILES_FILE = join(POLICY_FOLDER, 'profiles.json');
  */
 export function validateProfiles(file: string, egress: ProbationEgress): Profiles {
   return parseProfiles(JSON.parse(readFileSync(file, 'utf8')), egress);
+}
+
+/**
+ * What is demanded of evidence, which a function could not start without.
+ *
+ * @throws PolicyFileError naming every fault
+ */
+export function validateEvidencePolicies(folder: string): EvidencePolicies {
+  return parsePolicyFile(JSON.parse(readFileSync(join(folder, 'evidence.json'), 'utf8')));
 }
 
 /**

@@ -40,7 +40,10 @@ export interface EvidenceContext {
 
 export interface EvidenceOutcome {
   readonly attestations: readonly Attestation[];
-  readonly refusals: readonly { readonly format: string; readonly reasons: readonly ReasonCode[] }[];
+  readonly refusals: readonly {
+    readonly format: Attestation['format'];
+    readonly reasons: readonly ReasonCode[];
+  }[];
   /** Chains that verified, leaf first: nothing else may be remembered for others. */
   readonly verifiedChains: readonly (readonly string[])[];
 }
@@ -71,7 +74,7 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
     at: context.receivedAt,
   };
   const attestations: Attestation[] = [];
-  const refusals: { format: string; reasons: readonly ReasonCode[] }[] = [];
+  const refusals: { format: Attestation['format']; reasons: readonly ReasonCode[] }[] = [];
   const verifiedChains: (readonly string[])[] = [];
   const settle = (verdict: Verdict, format: Attestation['format'], value: string) => {
     if (!verdict.accepted || verdict.evidenceId === null) {

@@ -267,13 +267,21 @@ export function noteShadow(posture: PostureState, shadow: Assessment | undefined
   return { ...rest, shadow: { at: now.toISOString(), verdict, reasons, policies } };
 }
 
-/** The posture after the evidence of an accepted report was judged: the newest of each format counts. */
+/**
+ * The posture after the evidence of an accepted report was judged: the newest of each format counts. Where that was
+ * judged and refused, what was attested before does not stand for it: the machine changed since.
+ */
 export function foldEvidence(
   posture: PostureState,
-  outcome: { readonly attestations: readonly Attestation[]; readonly refusals: readonly string[] },
+  outcome: {
+    readonly attestations: readonly Attestation[];
+    readonly refusals: readonly string[];
+    /** Of which evidence was judged and refused; a challenge that did not count leaves it unjudged. */
+    readonly refuted: readonly Attestation['format'][];
+  },
   receivedAt: Date,
 ): PostureState {
-  const renewed = new Set(outcome.attestations.map((a) => a.format));
+  const renewed = new Set([...outcome.attestations.map((a) => a.format), ...outcome.refuted]);
   return {
     ...posture,
     attestations: [...posture.attestations.filter((a) => !renewed.has(a.format)), ...outcome.attestations],

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -12,14 +12,24 @@ import { ENV, FUNCTION_NAMES, type FunctionName, Synthesized } from './synthesiz
 
 /** The bundles as `cdk deploy` uploads them. One synth with esbuild, for all tests of this file. */
 const outdir = mkdtempSync(join(tmpdir(), 'casemate-bundles-'));
+const folder = mkdtempSync(join(tmpdir(), 'casemate-policies-'));
+cpSync(POLICY_FOLDER, folder, { recursive: true });
+const EVIDENCE = '{"tpm": {"pcrs": [0, 7]}}';
+writeFileSync(join(folder, 'evidence.json'), EVIDENCE);
+writeFileSync(
+  join(folder, 'mine.cedar'),
+  '@id("mine") @reason("MINE") forbid (principal, action, resource) when { false };',
+);
 const app = new App({ outdir });
 const stack = new CasemateStack(app, 'Casemate', {
   env: ENV,
-  casemate: { shadowPoliciesFolder: POLICY_FOLDER },
+  casemate: { policiesFolder: folder, shadowPoliciesFolder: POLICY_FOLDER },
 });
 const synthesized = new Synthesized(Template.fromStack(stack));
 
-afterAll(() => rmSync(outdir, { recursive: true }));
+afterAll(() => {
+  for (const each of [outdir, folder]) rmSync(each, { recursive: true });
+});
 
 function bundleOf(name: FunctionName): string {
   const key: string = synthesized.fn(name).Properties.Code.S3Key;
@@ -88,7 +98,9 @@ describe('the bundle', () => {
     const shadow = name === 'ingest-report' ? ['policies-shadow.json'] : [];
     expect(beside).toEqual(['cedar_wasm_bg.wasm', 'index.mjs', 'policies', ...shadow, 'policies.json']);
     const policies = readdirSync(join(bundleOf(name), 'policies'));
-    expect(policies).toEqual(readdirSync(new URL('../../policies/', import.meta.url)));
+    expect(policies).toEqual(readdirSync(folder));
+    expect(readFileSync(join(bundleOf(name), 'policies', 'evidence.json'), 'utf8')).toBe(EVIDENCE);
+    expect(readFileSync(join(bundleOf(name), 'policies.json'), 'utf8')).toContain('MINE');
     expect(existsSync(join(bundleOf(name), 'policies', 'schema.cedarschema'))).toBe(true);
   });
 });

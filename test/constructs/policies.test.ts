@@ -31,6 +31,17 @@ describe('policies at synth', () => {
     expect(synth).toThrow(/mine: .*colour/);
   });
 
+  test('are refused in a folder of one’s own like any others, what is demanded of evidence too', () => {
+    const synth = () =>
+      new Casemate(new Stack(testApp(), 'Test', { env: ENV }), 'Casemate', { policiesFolder: folder });
+    expect(synth).not.toThrow();
+    writeFileSync(join(folder, 'evidence.json'), '{"tpm": {"pcr": [0]}}');
+    expect(synth).toThrow(/tpm: .*pcr/);
+    writeFileSync(join(folder, 'evidence.json'), '{}');
+    writeFileSync(join(folder, 'mine.cedar'), policy('principal.colour == "red"'));
+    expect(synth).toThrow(/mine: .*colour/);
+  });
+
   test.each([
     ['does not parse', 'principal.state ==', /mine\.cedar/],
     ['reads what the schema does not know', 'principal.colour == "red"', /mine: .*colour/],

@@ -109,7 +109,8 @@ export async function missingPrerequisite(): Promise<string | undefined> {
   }
 }
 
-export async function startCloud(): Promise<Cloud> {
+/** @param settings of the deployment, as docs/deploy.md names them */
+export async function startCloud(settings: Readonly<Record<string, string>> = {}): Promise<Cloud> {
   const folder = mkdtempSync(join(tmpdir(), 'casemate-integration-'));
   const cleanups: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true, maxRetries: 5 })];
   const stop = async () => {
@@ -139,7 +140,7 @@ export async function startCloud(): Promise<Cloud> {
     const never = new AbortController().signal;
     await timed('bootstrap', () => bootstrap(emulators, folder, never));
     const issuer = await createIdentityIssuer(REGION);
-    const outputs = await timed('deploy', () => deploy(emulators, folder, issuer.certificatePem, never));
+    const outputs = await timed('deploy', () => deploy(emulators, folder, issuer.certificatePem, never, settings));
 
     const options = { endpoint: emulators.aws, region: REGION, credentials: CREDENTIALS };
     const ec2 = new EC2Client({ ...options, endpoint: emulators.ec2 });

@@ -46,6 +46,8 @@ export interface CloudVm {
 export interface LaunchPlan {
   readonly name: string;
   readonly tpm?: boolean;
+  /** Of the instance, beside the one that has it in scope. */
+  readonly tags?: Readonly<Record<string, string>>;
   /** The data volumes, by their tags. */
   readonly volumes: readonly Readonly<Record<string, string>>[];
   readonly reportIntervalSeconds?: number;
@@ -53,11 +55,12 @@ export interface LaunchPlan {
   readonly clonedFrom?: CloudVm;
 }
 
-export async function startSite(): Promise<Site> {
+/** @param settings of the deployment, as docs/deploy.md names them */
+export async function startSite(settings: Readonly<Record<string, string>> = {}): Promise<Site> {
   const folder = mkdtempSync(join(tmpdir(), 'casemate-site-'));
   removeAtEnd(folder);
   const kernel = await ensureKernel();
-  const cloud = await startCloud();
+  const cloud = await startCloud(settings);
   try {
     const image = await ensureRootImage(kernel, await buildPackage(folder), {});
     const network = await createNetwork(cloud.ec2);
