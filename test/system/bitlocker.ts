@@ -13,7 +13,7 @@ export interface BitLockerSample {
   readonly wrongPassword: string;
   /** Of the opened device. */
   readonly sha256: string;
-  /** Writes the image over the beginning of a file. */
+  /** Writes the image in place of a file. */
   unpackTo(file: string): Promise<void>;
 }
 
@@ -33,7 +33,7 @@ export function findBitLocker(): BitLockerSample | undefined {
     sha256: setting(IMAGE, 'SHA256SUM'),
     async unpackTo(file) {
       const script =
-        'tar -xJOf "$1" "$2.img" | dd of="$3" bs=1M conv=notrunc,sparse iflag=fullblock status=none';
+        'tar -xJOf "$1" "$2.img" | dd of="$3" bs=1M conv=sparse iflag=fullblock status=none';
       await promisify(execFile)('bash', ['-o', 'pipefail', '-c', script, 'unpack', ARCHIVE, IMAGE, file]);
     },
   };

@@ -50,7 +50,7 @@ describe('a rotation', () => {
       `set -a; . /etc/casemate/environment
       casemate-agent disk rotate ${volume} > /run/rotating.log 2>&1 & echo $! > /run/rotating.pid
       wait $!`,
-      180,
+      300,
     );
     site.tap.fate = undefined;
     await vm.ok('rm /run/cryptsetup-kill');

@@ -46,8 +46,6 @@ export interface CloudVm {
 export interface LaunchPlan {
   readonly name: string;
   readonly tpm?: boolean;
-  /** Of the instance, beside the one that has it in scope. */
-  readonly tags?: Readonly<Record<string, string>>;
   /** The data volumes, by their tags. */
   readonly volumes: readonly Readonly<Record<string, string>>[];
   readonly reportIntervalSeconds?: number;
