@@ -47,8 +47,8 @@ async function measureOpening(vm: Vm, ours: string, theirs: string): Promise<rea
 
 /** Images are random data, so that nothing compresses and no signature is found in them. */
 const IMAGES = {
-  dense: 'head -c 192M /dev/urandom > /root/image',
-  sparse: `truncate -s 1G /root/image && for at in $(seq 0 100 900); do
+  dense: 'head -c 128M /dev/urandom > /root/image',
+  sparse: `truncate -s 512M /root/image && for at in $(seq 0 100 500); do
     dd if=/dev/urandom of=/root/image bs=1M count=4 seek=$at conv=notrunc status=none; done`,
 } as const;
 

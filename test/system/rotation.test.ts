@@ -1,8 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import type { DiskItem } from '../../lib/domain/disk-key.ts';
 import { metadata, opens } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
-import { agent, type CloudVm, launchVm, type Site, startAgents, startSite, stopAgents } from './site.ts';
+import { type CloudVm, launchVm, type Site, startAgents, startSite, stopAgents } from './site.ts';
 import { diskItem, MOUNT, MOUNTED, mounted, open, plaintextKey, SLOW, volumeFile } from './steps.ts';
 import type { Fate } from './tap.ts';
 import type { Vm } from './vm.ts';
@@ -33,99 +32,102 @@ afterAll(async () => {
   await site?.stop();
 }, 60_000);
 
-describe('a rotation', () => {
-  const mutating = ['luksAddKey', 'token', 'luksKillSlot'];
+/** What the agent is started with: a rotation, or what it does at any start. */
+type Command = `disk rotate ${string}` | `disk open ${string}`;
 
-  /** Rotates by hand, with something in the way, until that has killed the agent. */
-  async function killedWhile(atStep: string, path?: string, kind?: Fate['kind']): Promise<void> {
-    await vm.ok(`rm -f /run/cryptsetup-step; echo '${atStep}' > /run/cryptsetup-kill`);
-    if (path && kind) {
-      site.tap.fate = (asked) => {
-        if (!asked.endsWith(path)) return undefined;
-        site.tap.fate = undefined;
-        return { kind, meanwhile: async () => void (await vm.run(`kill -9 $(cat /run/rotating.pid)`)) };
-      };
-    }
-    const { status } = await vm.run(
-      `set -a; . /etc/casemate/environment
-      casemate-agent disk rotate ${volume} > /run/rotating.log 2>&1 & echo $! > /run/rotating.pid
-      wait $!`,
-      300,
-    );
-    site.tap.fate = undefined;
-    await vm.ok('rm /run/cryptsetup-kill');
-    expect(status).toBe(137);
+/**
+ * Runs the agent with something in the way, until that has killed it.
+ *
+ * @param death after which change of a header, or at which request of its
+ */
+async function killed(
+  command: Command,
+  death: { readonly afterChange: number } | { readonly path: string; readonly kind: Fate['kind'] },
+): Promise<void> {
+  await vm.ok(`rm -f /run/cryptsetup-step
+    echo '${'afterChange' in death ? death.afterChange : ''}' > /run/cryptsetup-kill`);
+  if ('path' in death) {
+    site.tap.fate = (asked) => {
+      if (!asked.endsWith(death.path)) return undefined;
+      site.tap.fate = undefined;
+      return { kind: death.kind, meanwhile: async () => void (await vm.run('kill -9 $(cat /run/agent.pid)')) };
+    };
   }
+  const { status } = await vm.run(
+    `set -a; . /etc/casemate/environment
+    casemate-agent ${command} > /run/agent.log 2>&1 & echo $! > /run/agent.pid
+    wait $!`,
+    300,
+  );
+  site.tap.fate = undefined;
+  await vm.ok('rm /run/cryptsetup-kill');
+  if (status !== 137) throw new Error(`${command} ended with ${status}: ${await vm.ok('cat /run/agent.log')}`);
+}
 
-  const highest = (disk: DiskItem) => Math.max(...disk.generations.map((each) => each.generation));
-
-  /** No moment of a rotation may leave a disk that no key of the pipeline opens. */
-  async function opensWithAReleasableKey(): Promise<void> {
-    const disk = await diskItem(first, volume);
-    const usable = disk.generations.filter(({ state }) => state === 'active' || state === 'issued');
-    const opening = [];
-    for (const { generation } of usable) {
-      if (opens(volumeFile(first.machine), await plaintextKey(site, disk, generation)))
-        opening.push(generation);
-    }
-    expect(opening).not.toEqual([]);
+/** No moment of a rotation may leave a disk that no key of the pipeline opens. */
+async function opensWithAReleasableKey(): Promise<void> {
+  const disk = await diskItem(first, volume);
+  const usable = disk.generations.filter(({ state }) => state === 'active' || state === 'issued');
+  const opening = [];
+  for (const { generation } of usable) {
+    if (opens(volumeFile(first.machine), await plaintextKey(site, disk, generation)))
+      opening.push(generation);
   }
+  expect(opening).not.toEqual([]);
+}
 
-  /** What the agent that is started next does without being told. */
-  async function settles(): Promise<void> {
-    expect(await open(vm, volume)).toMatchObject({ state: 'open', mountedAt: MOUNT });
-    const disk = await diskItem(first, volume);
-    const active = disk.generations.filter(({ state }) => state === 'active').map((each) => each.generation);
-    expect(active).toEqual([highest(disk)]);
-    expect(disk.generations.filter(({ state }) => state === 'issued')).toEqual([]);
-    // The key of that generation and one recovery key; nothing of before opens any more.
-    const file = volumeFile(first.machine);
-    expect(Object.keys(metadata(file).keyslots)).toHaveLength(2);
-    for (const { generation, wrappedKey } of disk.generations) {
-      if (wrappedKey !== null) {
-        expect([generation, opens(file, await plaintextKey(site, disk, generation))]).toEqual([
-          generation,
-          active.includes(generation),
-        ]);
-      }
-    }
+/** What an agent that nobody kills makes of it, without being told. */
+async function settles(): Promise<void> {
+  expect(await open(vm, volume)).toMatchObject({ state: 'open', mountedAt: MOUNT });
+  const disk = await diskItem(first, volume);
+  const highest = Math.max(...disk.generations.map((each) => each.generation));
+  const inState = (wanted: string) =>
+    disk.generations.filter(({ state }) => state === wanted).map((each) => each.generation);
+  expect([inState('active'), inState('issued')]).toEqual([[highest], []]);
+  // The key of that generation and one recovery key; nothing of before opens any more.
+  const file = volumeFile(first.machine);
+  expect(Object.keys(metadata(file).keyslots)).toHaveLength(2);
+  for (const { generation, wrappedKey } of disk.generations) {
+    if (wrappedKey === null) continue;
+    const opened = opens(file, await plaintextKey(site, disk, generation));
+    expect([generation, opened]).toEqual([generation, generation === highest]);
   }
+  expect(await vm.ok(`cat ${MOUNT}/file`)).toBe('kept\n');
+}
 
-  afterAll(async () => {
-    if (missing) return;
-    expect(await vm.ok(`cat ${MOUNT}/file`)).toBe('kept\n');
-  }, SLOW);
-
-  const requests: readonly [string, string, Fate['kind']][] = [
+// One rotation each: an agent that is killed is started again, goes on with what the one before left, and is killed.
+describe('a rotation whose agent is killed', () => {
+  const atRequest: readonly [string, string, Fate['kind']][] = [
     ['before the pipeline hears of it', '/rotations', 'lost'],
     ['when the next generation was issued', '/rotations', 'unanswered'],
     ['before it is confirmed', '/confirmations', 'lost'],
     ['when it was confirmed, and nobody said so', '/confirmations', 'unanswered'],
     ['before its header is backed up', '/headers', 'lost'],
   ];
-  for (const [when, path, kind] of requests) {
+  for (const [when, path, kind] of atRequest) {
     inVm(
-      `${skipped}killed ${when} locks nobody out, and is brought to its end`,
+      `${skipped}${when} locks nobody out`,
       async () => {
-        await killedWhile('', path, kind);
+        const command = path === '/rotations' ? 'rotate' : 'open';
+        await killed(`disk ${command} ${volume}`, { path, kind });
         await opensWithAReleasableKey();
-        // Nothing was begun where the pipeline heard of nothing.
-        if (path === '/rotations' && kind === 'lost') await vm.ok(agent(`disk rotate ${volume}`), 300);
-        await settles();
       },
-      2 * SLOW,
+      SLOW,
     );
   }
+  inVm(`${skipped}at its requests is brought to its end`, settles, SLOW);
 
-  for (const step of [1, 2, 3, 4, 5, 6, 7, 8]) {
+  // The new key, its name, a recovery key, its name; then, once confirmed, each old keyslot and its name.
+  for (const afterChange of [1, 2, 3, 4, 5, 6, 7]) {
     inVm(
-      `${skipped}killed after change ${step} of its header (${mutating.join(', ')}) locks nobody out, and is brought to its end`,
+      `${skipped}after change ${afterChange} of its header locks nobody out`,
       async () => {
-        await killedWhile(String(step));
+        const command = afterChange === 1 ? 'rotate' : 'open';
+        await killed(`disk ${command} ${volume}`, { afterChange });
         await opensWithAReleasableKey();
-        await settles();
       },
-      2 * SLOW,
+      SLOW,
     );
   }
+  inVm(`${skipped}at the changes of its header is brought to its end`, settles, SLOW);
 });
