@@ -168,11 +168,11 @@ describe('the disk', () => {
     `${skipped}stays closed while the VM swaps to plain storage, and opens when it does not`,
     async () => {
       await close(vm, volume);
-      await vm.ok(`truncate -s 64M /swapfile && chmod 600 /swapfile && mkswap -q /swapfile && swapon /swapfile
+      await vm.ok(`set -e; fallocate -l 64M /swapfile; chmod 600 /swapfile; mkswap -q /swapfile; swapon /swapfile
         ${agent('report')}`);
       await verdict(site, first, 'unproven');
       expect(await open(vm, volume)).toMatchObject({ state: 'refused', reason: 'RELEASE_REFUSED' });
-      await vm.ok(`swapoff /swapfile; rm /swapfile; ${agent('report')}`);
+      await vm.ok(`set -e; swapoff /swapfile; rm /swapfile; ${agent('report')}`);
       await verdict(site, first, 'compliant');
       expect(await open(vm, volume)).toMatchObject({ state: 'open', mountedAt: MOUNT });
     },
@@ -233,8 +233,9 @@ describe('a header that was tampered with', () => {
       'HEADER_REENCRYPTION',
       async () => {
         const key = await plaintextKey(site, await diskItem(first, volume), 1);
-        const slot = ['--pbkdf', 'pbkdf2', '--pbkdf-force-iterations', '1000', '--key-file', '-'];
-        expect(cryptsetup(['reencrypt', '--init-only', ...slot, file()], key).status).toBe(0);
+        const pbkdf = ['--pbkdf', 'pbkdf2', '--pbkdf-force-iterations', '1000'];
+        const begin = ['reencrypt', '--init-only', '--key-slot', '0', ...pbkdf, '--key-file', '-', file()];
+        expect(cryptsetup(begin, key)).toMatchObject({ status: 0 });
       },
     ],
     [
