@@ -293,12 +293,14 @@ async function openBitlk(parts: DiskParts, on: DiskOnDevice, generation: number)
     throw new DiskError('SECRET_NOT_ESCROWED', `${on.volumeId} is a BitLocker volume`);
   }
   using secret = openSecret(released.escrow, released.key, on.disk, generation);
-  if (!(await parts.cryptsetup.provesBitlk(on.device.path, secret))) {
+  const { cryptsetup } = parts;
+  // Opening is the proof, and each costs the whole of the key derivation.
+  const opened =
+    on.device.mappedBy === 'file'
+      ? await cryptsetup.provesBitlk(on.device.path, secret)
+      : await cryptsetup.openBitlk(on.device.path, mappingName(on.volumeId), secret);
+  if (!opened)
     throw new DiskError('KEY_DOES_NOT_OPEN', 'the escrowed secret does not open the BitLocker volume');
-  }
-  if (on.device.mappedBy !== 'file') {
-    await parts.cryptsetup.openBitlk(on.device.path, mappingName(on.volumeId), secret);
-  }
   remember(parts, on);
 }
 

@@ -59,7 +59,8 @@ export interface Cryptsetup {
   ): Promise<void>;
   /** Whether a BitLocker secret opens the volume. */
   provesBitlk(device: string, secret: SecureMemory): Promise<boolean>;
-  openBitlk(device: string, name: string, secret: SecureMemory): Promise<void>;
+  /** Maps a BitLocker volume. @returns whether the secret opens it */
+  openBitlk(device: string, name: string, secret: SecureMemory): Promise<boolean>;
 }
 
 export interface Mapping {
@@ -182,9 +183,11 @@ export function createCryptsetup(run: RunTool): Cryptsetup {
       return code === 0;
     },
     async openBitlk(device, name, secret) {
-      await call(['open', '--type', 'bitlk', '--key-file', secret, device, name], {
+      const { code } = await call(['open', '--type', 'bitlk', '--key-file', secret, device, name], {
+        answers: [0, EXIT.doesNotOpen],
         timeoutSeconds: BITLK_SECONDS,
       });
+      return code === 0;
     },
   };
 }
