@@ -98,7 +98,11 @@ export class PipelineFunction extends Construct {
         // The SDK that was tested is the SDK that runs; the runtime's own changes under us.
         bundleAwsSDK: true,
         ...(props.decidesByPolicy
-          ? { commandHooks: besideTheBundle((output) => policies(output, props.policiesFolder, props.shadowPoliciesFolder)) }
+          ? {
+              commandHooks: besideTheBundle((output) =>
+                policies(output, props.policiesFolder, props.shadowPoliciesFolder),
+              ),
+            }
           : {}),
         ...(props.profilesFile === undefined
           ? {}

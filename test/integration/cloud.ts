@@ -140,7 +140,9 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
     const never = new AbortController().signal;
     await timed('bootstrap', () => bootstrap(emulators, folder, never));
     const issuer = await createIdentityIssuer(REGION);
-    const outputs = await timed('deploy', () => deploy(emulators, folder, issuer.certificatePem, never, settings));
+    const outputs = await timed('deploy', () =>
+      deploy(emulators, folder, issuer.certificatePem, never, settings),
+    );
 
     const options = { endpoint: emulators.aws, region: REGION, credentials: CREDENTIALS };
     const ec2 = new EC2Client({ ...options, endpoint: emulators.ec2 });

@@ -32,8 +32,7 @@ export function findBitLocker(): BitLockerSample | undefined {
     wrongPassword: setting('bitlk-aes-xts-256', 'RP'),
     sha256: setting(IMAGE, 'SHA256SUM'),
     async unpackTo(file) {
-      const script =
-        'tar -xJOf "$1" "$2.img" | dd of="$3" bs=1M conv=sparse iflag=fullblock status=none';
+      const script = 'tar -xJOf "$1" "$2.img" | dd of="$3" bs=1M conv=sparse iflag=fullblock status=none';
       await promisify(execFile)('bash', ['-o', 'pipefail', '-c', script, 'unpack', ARCHIVE, IMAGE, file]);
     },
   };

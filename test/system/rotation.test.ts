@@ -50,7 +50,10 @@ async function killed(
     site.tap.fate = (asked) => {
       if (!asked.endsWith(death.path)) return undefined;
       site.tap.fate = undefined;
-      return { kind: death.kind, meanwhile: async () => void (await vm.run('kill -9 $(cat /run/agent.pid)')) };
+      return {
+        kind: death.kind,
+        meanwhile: async () => void (await vm.run('kill -9 $(cat /run/agent.pid)')),
+      };
     };
   }
   const { status } = await vm.run(
@@ -61,7 +64,8 @@ async function killed(
   );
   site.tap.fate = undefined;
   await vm.ok('rm /run/cryptsetup-kill');
-  if (status !== 137) throw new Error(`${command} ended with ${status}: ${await vm.ok('cat /run/agent.log')}`);
+  if (status !== 137)
+    throw new Error(`${command} ended with ${status}: ${await vm.ok('cat /run/agent.log')}`);
 }
 
 /** No moment of a rotation may leave a disk that no key of the pipeline opens. */

@@ -20,7 +20,17 @@ import {
   startSite,
   stopAgents,
 } from './site.ts';
-import { diskItem, eventually, MOUNT, MOUNTED, mounted, open, plaintextKey, SLOW, volumeFile } from './steps.ts';
+import {
+  diskItem,
+  eventually,
+  MOUNT,
+  MOUNTED,
+  mounted,
+  open,
+  plaintextKey,
+  SLOW,
+  volumeFile,
+} from './steps.ts';
 import type { Vm } from './vm.ts';
 
 /** How long the pipeline is away at boot. */
@@ -154,14 +164,16 @@ describe('another VM', () => {
         reason: 'RELEASE_REFUSED',
       });
       await site.cloud.until(30, () =>
-        site.cloud.announced().some(
-          ({ 'detail-type': type, detail }) =>
-            type === 'Key Release Decided' &&
-            detail['instanceId'] === second.instanceId &&
-            detail['disk'] === stolen.disk &&
-            detail['outcome'] === 'refused' &&
-            String(detail['reasons']) === 'DISK_NOT_ATTACHED',
-        )
+        site.cloud
+          .announced()
+          .some(
+            ({ 'detail-type': type, detail }) =>
+              type === 'Key Release Decided' &&
+              detail['instanceId'] === second.instanceId &&
+              detail['disk'] === stolen.disk &&
+              detail['outcome'] === 'refused' &&
+              String(detail['reasons']) === 'DISK_NOT_ATTACHED',
+          )
           ? undefined
           : 'the operator is not told why',
       );

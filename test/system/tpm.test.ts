@@ -63,7 +63,10 @@ describe('a VM with a TPM', () => {
     const policiesFolder = mkdtempSync(join(tmpdir(), 'casemate-policies-'));
     removeAtEnd(policiesFolder);
     cpSync(POLICY_FOLDER, policiesFolder, { recursive: true });
-    writeFileSync(join(policiesFolder, 'evidence.json'), JSON.stringify({ tpm: { generations: [AS_BOOTED] } }));
+    writeFileSync(
+      join(policiesFolder, 'evidence.json'),
+      JSON.stringify({ tpm: { generations: [AS_BOOTED] } }),
+    );
     writeFileSync(join(policiesFolder, 'quoted.cedar'), QUOTE_DEMANDED);
     site = await startSite({ policiesFolder });
     third = await launchVm(site, {
