@@ -8,6 +8,7 @@ import {
   type ServerResponse,
 } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** One AWS call of one worker, as it came by. */
 export interface Call {
@@ -28,7 +29,13 @@ export type Fate =
   /** The call has its effect; its answer gets lost, and the worker sees this one, or a closed connection. */
   | { readonly kind: 'lose'; readonly status?: number; readonly body?: string }
   /** The call has its effect, and the worker is told something else of it. */
-  | { readonly kind: 'edit'; readonly edit: (answer: string) => string };
+  | { readonly kind: 'edit'; readonly edit: (answer: string) => string }
+  /** The network is slow, on the way there. */
+  | { readonly kind: 'slow'; readonly milliseconds: number }
+  /** A read shows what the very same read showed the last time, as EC2 may; the first time it is shown the truth. */
+  | { readonly kind: 'stale' }
+  /** The call arrives twice, and so has its effect twice. */
+  | { readonly kind: 'twice' };
 
 /** Asked about every call; the first that says something decides. */
 export type Rule = (call: Call) => Fate | undefined;
@@ -67,6 +74,8 @@ export async function startProxy(
   const listeners = new Set<(call: Call, answer: string) => void>();
   const dead = new Set<number>();
   const workers = new WeakMap<Socket, Worker>();
+  /** What reads of EC2 were answered last, by operation and body. */
+  const shown = new Map<string, { status: number; headers: IncomingMessage['headers']; body: string }>();
   const upstream = new Agent({ keepAlive: true });
   const stopping = new AbortController();
 
@@ -83,7 +92,12 @@ export async function startProxy(
     let fate: Fate | undefined;
     for (const rule of rules) fate ??= rule(call);
     if (fate?.kind === 'answer') return respond(answer, fate.status, {}, fate.body);
+    const before = fate?.kind === 'stale' ? shown.get(`${call.operation} ${call.body}`) : undefined;
+    if (before) return respond(answer, before.status, before.headers, before.body);
+    if (fate?.kind === 'slow') await sleep(fate.milliseconds, undefined, { signal: stopping.signal });
+    if (fate?.kind === 'twice') await forward(target, asked, body, upstream, stopping.signal);
     const real = await forward(target, asked, body, upstream, stopping.signal);
+    if (call.operation.startsWith('Describe')) shown.set(`${call.operation} ${call.body}`, real);
     for (const listener of listeners) listener(call, real.body);
     switch (fate?.kind) {
       case 'kill':
