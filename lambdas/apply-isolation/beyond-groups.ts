@@ -73,7 +73,8 @@ async function addresses(
     item.profile,
     item.steps,
     found,
-    new Set(readBack.map((eni) => eni.id)),
+    // Where another service manages the interface, it manages the address, too.
+    new Set(readBack.flatMap((eni) => (eni.managedBy === 'customer' ? [eni.id] : []))),
     deps.now(),
   );
   // Record before change: where an address belongs must not be lost with a crash after it was taken.
@@ -106,7 +107,7 @@ async function cuts(
 ): Promise<IsolationItem> {
   if (!deps.cutTrackedFlows || (item.profile === 'quarantine' && !item.applied)) return item;
   const plan = planCuts(item.profile, item.steps, readBack, started.stoodOpen, deps.now());
-  const reasons = stepReasons(plan.steps);
+  const reasons = item.profile === 'quarantine' ? stepReasons(plan.steps) : [];
   if (plan.cut.length === 0) return storeSteps(deps, item, plan.steps, reasons);
   // From here until it was read back closed again, it is not contained.
   const planned = await store(

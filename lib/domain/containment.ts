@@ -95,6 +95,19 @@ export function cutsDone(
   );
 }
 
+/** Always the same order, so that steps that are the same compare as the same. */
+export function inOrder(steps: readonly ContainmentStep[]): ContainmentStep[] {
+  const key = (step: ContainmentStep) =>
+    step.kind === 'standby' ? step.kind : `${step.kind} ${step.interfaceId}`;
+  return [...steps].sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0));
+}
+
+/** Whether something is still to be done about steps: planned and not seen done, or not yet taken back. */
+export function hasStepsLeft(steps: readonly ContainmentStep[], profile: Profile): boolean {
+  if (profile === 'quarantine') return steps.some((step) => step.state === 'planned');
+  return steps.some((step) => step.kind !== 'cut');
+}
+
 type StepReason = 'CUT_REFUSED_PUBLIC' | 'CUT_FAILED' | 'STANDBY_FAILED' | 'REPLACEMENTS_HALTED';
 
 /** What steps that did not come through mean for the VM. */

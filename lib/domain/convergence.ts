@@ -1,3 +1,4 @@
+import { hasStepsLeft } from './containment.ts';
 import { type DiskItem, decideDiskKey, usableGenerations } from './disk-key.ts';
 import { type Enforcement, modeFor } from './guard.ts';
 import { decideProfile, type IsolationItem, type Mode, type Profile } from './isolation.ts';
@@ -21,7 +22,9 @@ export type Divergence =
   | 'POSTURE_OUTDATED'
   | 'PROFILE_OUTDATED'
   | 'PROFILE_NOT_APPLIED'
-  | 'INTERFACES_UNKNOWN';
+  | 'INTERFACES_UNKNOWN'
+  /** A step of a containment is neither done nor taken back. */
+  | 'STEPS_LEFT';
 
 /**
  * Where a VM's state is not what its facts call for; empty when it converged. The sweep re-drives every
@@ -51,6 +54,7 @@ export function divergences(
       found.push('PROFILE_OUTDATED');
     else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');
     else if (mode === 'enforce') {
+      if (hasStepsLeft(isolation.steps, isolation.profile)) found.push('STEPS_LEFT');
       const settled = new Map(isolation.interfaces.map((i) => [i.id, [...i.groups].sort().join()]));
       const drifted = vm.observation.interfaces.some(
         (eni) =>

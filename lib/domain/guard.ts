@@ -65,18 +65,26 @@ type Fence = Extract<ProfileDecision, { kind: 'fence' }>;
  * Whether a fence is a containment that guards count: policy closes a VM further than it is. That a VM starts
  * fenced is none, or nothing could be launched once a guard is reached.
  */
-export function isContainment(fence: Fence, before: Pick<IsolationItem, 'profile'> | undefined): boolean {
+export function isContainment(fence: Fence, before: Standing | undefined): boolean {
   if (fence.by === 'operator') return false;
-  return TIGHTNESS[fence.profile] > TIGHTNESS[before?.profile ?? 'probation'];
+  return TIGHTNESS[fence.profile] > TIGHTNESS[standingProfile(before)];
+}
+
+type Standing = Pick<IsolationItem, 'profile' | 'mode'>;
+
+/** Where a VM is. What was decided in observe mode contained nobody: such a VM is about to start in probation. */
+function standingProfile(before: Standing | undefined): Profile {
+  if (!before || (before.mode === 'observe' && before.profile === 'quarantine')) return 'probation';
+  return before.profile;
 }
 
 /** A fence that is not made now: the VM stays as it is, or starts in probation. */
 export function heldBack(
   fence: Fence,
-  before: Pick<IsolationItem, 'profile'> | undefined,
+  before: Standing | undefined,
   reason: 'GUARD_REACHED' | 'PROTECTED_FROM_POLICY',
 ): Fence {
-  const profile = reason === 'PROTECTED_FROM_POLICY' ? 'workload' : (before?.profile ?? 'probation');
+  const profile = reason === 'PROTECTED_FROM_POLICY' ? 'workload' : standingProfile(before);
   return { ...fence, profile, reasons: [...fence.reasons, reason] };
 }
 
@@ -135,11 +143,13 @@ export function admit(
   });
   const reached = looked.filter(({ full }) => full).map(({ scope }) => scope);
   const next = new Map<string, GuardState>();
-  for (const { scope, state, contained, counted, full } of looked) {
+  for (const { scope, state, contained, full } of looked) {
     if (reached.length > 0) {
       if (full && state.reachedAt === null) next.set(scope, { ...state, contained, reachedAt: at });
-    } else if (!counted) {
-      const all = [...contained, { instanceId: vm.instanceId, at }];
+    } else {
+      // One that is contained again counts from now: it was let out meanwhile.
+      const others = contained.filter((one) => one.instanceId !== vm.instanceId);
+      const all = [...others, { instanceId: vm.instanceId, at }];
       next.set(scope, { ...state, contained: all, reachedAt: null });
     }
   }

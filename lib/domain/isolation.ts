@@ -1,5 +1,5 @@
 import * as z from 'zod';
-import { containmentStep } from './containment.ts';
+import { containmentStep, inOrder } from './containment.ts';
 import { groupId, instanceId, interfaceId, utcTime } from './ids.ts';
 import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
@@ -233,18 +233,18 @@ export function planIsolation(
   const notOwn = (groups: readonly string[]) => groups.filter((group) => !target.isOwn(group));
   for (const eni of interfaces) {
     const before = last.get(eni.id);
-    const taken = before?.originals ?? null;
+    const taken = before?.originals ?? givenBack(before, eni, target);
     const moved = known.settled && before !== undefined && !sameGroups(before.groups, eni.groups);
     const note = (action: Drift['action']) =>
       drifted.push({ at: now.toISOString(), interfaceId: eni.id, found: [...eni.groups], action });
     if (eni.managedBy === 'requester') {
-      records.push({ id: eni.id, originals: taken, groups: eni.groups });
+      records.push({ id: eni.id, originals: before?.originals ?? null, groups: eni.groups });
       if (target.kind === 'groups') left.push({ interfaceId: eni.id, reason: 'REQUESTER_MANAGED' });
       continue;
     }
     if (target.kind === 'originals') {
       const carriesOwn = eni.groups.some((group) => target.isOwn(group));
-      const record = { ...before, id: eni.id, originals: taken, groups: eni.groups };
+      const record = { ...before, id: eni.id, originals: taken && [...taken], groups: eni.groups };
       records.push(record);
       if (moved) note('reported');
       // Nothing on record, or nothing that can be given, and yet in a group of ours: an operator has to say.
@@ -260,13 +260,13 @@ export function planIsolation(
     const wanted = target.groupsIn(eni.vpcId);
     if (!wanted) {
       // Not taken: without a group to put it into there is nothing to give back.
-      records.push({ id: eni.id, originals: taken, groups: eni.groups });
+      records.push({ id: eni.id, originals: taken && [...taken], groups: eni.groups });
       left.push({ interfaceId: eni.id, reason: 'NO_GROUPS_IN_VPC' });
       continue;
     }
     const theirs = notOwn(eni.groups);
     const originals = taken ?? (theirs.length > 0 ? theirs : notOwn(before?.groups ?? []));
-    records.push({ id: eni.id, originals, groups: eni.groups });
+    records.push({ id: eni.id, originals: [...originals], groups: eni.groups });
     if (sameGroups(eni.groups, wanted)) continue;
     if (foughtOver(eni.id, known.drift, now)) {
       left.push({ interfaceId: eni.id, reason: 'DRIFT_FOUGHT' });
@@ -282,6 +282,20 @@ export function planIsolation(
     left,
     drift: drifted,
   };
+}
+
+/**
+ * What an interface was read back with after its originals were given back, where it is in a group of Casemate's
+ * again: a worker that had decided otherwise before put it there meanwhile. It is owed the same groups once more.
+ */
+function givenBack(
+  before: InterfaceRecord | undefined,
+  eni: ObservedInterface,
+  target: Target,
+): readonly string[] | null {
+  if (target.kind !== 'originals' || !before || !eni.groups.some((group) => target.isOwn(group))) return null;
+  const theirs = before.groups.length > 0 && !before.groups.some((group) => target.isOwn(group));
+  return theirs ? before.groups : null;
 }
 
 /** Whether an interface was put back so often lately that doing it again is a fight. */
@@ -380,7 +394,7 @@ export function nextIsolation(
     interfaces: [...wanted.interfaces],
     reasons: [...new Set(wanted.reasons)],
     drift: wanted.drift.slice(0, DRIFTS_KEPT),
-    steps: [...wanted.steps],
+    steps: inOrder(wanted.steps),
   };
   if (before && isolationEssence(before) === isolationEssence(state)) return before;
   const last = before?.decisions[0];

@@ -19,8 +19,8 @@ export interface SweepPlan {
 
 /**
  * What a sweep has looked at again: every VM that EC2 shows, every VM of ours that it does not show, and,
- * announced even if nothing of them changed, those whose state is not what their facts call for. One fenced VM
- * of each VPC is driven every time, because the rules of Casemate's own groups are no VM's state.
+ * announced even if nothing of them changed, those whose state is not what their facts call for. One VM of each VPC
+ * and profile is driven every time, because the rules of Casemate's own groups are no VM's state.
  */
 export function planSweep(
   fleet: ReadonlyMap<string, VmRecord>,
@@ -38,10 +38,11 @@ export function planSweep(
     ids.add(id);
     const found = divergences(record, enforcement, now, profiles);
     if (found.length > 0) diverged.set(id, found);
-    // The rules of the groups are put right when a fenced VM is looked at: one for each VPC.
-    // A VM can have interfaces in several.
-    if (record.isolation?.mode === 'enforce' && record.isolation.profile !== 'workload') {
-      for (const { vpcId } of record.vm.observation.interfaces) healers.set(vpcId, id);
+    // The rules of the groups are put right when a VM that carries them is looked at: one for each VPC, profile and
+    // tenant. A VM can have interfaces in several VPCs.
+    const carried = carriedGroups(record, profiles);
+    if (carried !== undefined) {
+      for (const { vpcId } of record.vm.observation.interfaces) healers.set(`${vpcId} ${carried}`, id);
     }
     const ageSeconds = (now.getTime() - Date.parse(record.vm.firstSeenAt)) / 1000;
     if (ageSeconds > KEY_OVERDUE_SECONDS) overdueVolumes.push(...volumesWithoutKey(record));
@@ -55,6 +56,14 @@ export function planSweep(
     diverged,
     overdueVolumes,
   };
+}
+
+/** Which groups of Casemate's a VM carries, as far as others carry the same; undefined where it has its own. */
+function carriedGroups({ isolation }: VmRecord, profiles: Profiles | undefined): string | undefined {
+  if (isolation?.mode !== 'enforce') return undefined;
+  const { profile, definition = profile, tenant } = isolation;
+  const own = profiles?.profiles[definition]?.originals ?? profile === 'workload';
+  return own ? undefined : `${definition} ${tenant ?? ''}`;
 }
 
 function hint(instanceIds: string[], resync: boolean): SweepHint {

@@ -291,6 +291,16 @@ describe('giving an interface back', () => {
     });
   });
 
+  test('gives back again what a late worker took after it was given back', () => {
+    const given = record({ originals: null, groups: ['sg-0000dddd'] });
+    const plan = planFor('workload', [anInterface({ groups: [OWN.quarantine] })], [given], () => OWN);
+    expect(plan).toEqual({
+      records: [record({ originals: ['sg-0000dddd'], groups: [OWN.quarantine] })],
+      changes: [{ interfaceId: ENI, groups: ['sg-0000dddd'] }],
+      left: [],
+    });
+  });
+
   test.each([
     ['started in the probation group', [record({ originals: [] })]],
     ['was put into a Casemate group by somebody else', []],

@@ -46,6 +46,18 @@ describe('a VM diverges', () => {
     expect(divergences(outOfScope, 'enforce', NOW)).toEqual(['PROFILE_OUTDATED']);
   });
 
+  test('when a step of its containment was not taken back', () => {
+    const standby = {
+      kind: 'standby',
+      autoScalingGroup: 'web',
+      replaced: true,
+      state: 'done',
+      at: NOW.toISOString(),
+    } as const;
+    const record = converged({ isolation: anIsolation({ steps: [standby] }) });
+    expect(divergences(record, 'enforce', NOW)).toEqual(['STEPS_LEFT']);
+  });
+
   test('when the profiles of the deployment give it another one', () => {
     const profiles = parseProfiles(
       {
@@ -202,6 +214,31 @@ describe('a sweep', () => {
     const records = fleet(only(VM_ID, [anInterface(), elsewhere]), only('i-00000001'), only('i-00000002'));
     const again = planSweep(records, [], 'enforce', NOW).hints.filter((hint) => hint.resync);
     expect(again.flatMap((hint) => hint.instanceIds)).toEqual([VM_ID, 'i-00000002']);
+  });
+
+  test('drives one VM of each micro-segment, too, though it is in workload', () => {
+    const profiles = parseProfiles(
+      {
+        schemaVersion: 1,
+        profiles: {
+          probation: {},
+          workload: { originals: true },
+          quarantine: {},
+          segmented: { sameTenant: true },
+        },
+        use: [{ stage: 'workload', profile: 'segmented', tag: { key: 'casemate:tenant', value: 'acme' } }],
+      },
+      { kind: 'https-anywhere' },
+    );
+    const segmented = (id: string) =>
+      converged({
+        vm: aVm({ observation: { instanceId: id, tags: { 'casemate:tenant': 'acme' } } }),
+        isolation: anIsolation({ instanceId: id, definition: 'segmented', tenant: 'acme' }),
+      });
+    const records = fleet(segmented(VM_ID), segmented('i-00000001'), converged({ vm: aVm() }));
+    const plan = planSweep(records, [], 'enforce', NOW, profiles);
+    const again = plan.hints.filter((hint) => hint.resync).flatMap((hint) => hint.instanceIds);
+    expect(again).toHaveLength(1);
   });
 
   test('raises the alarm for keys that are overdue by five minutes since the VM was first seen', () => {

@@ -1,6 +1,7 @@
 import * as fc from 'fast-check';
 import { DEFAULT_VPC } from '../world/ec2.ts';
 import { type Fate, History, LUCKY, type Luck, type Pick, SECOND_VPC, type Tally } from './history.ts';
+import { PLAIN, type Setup } from './oracle.ts';
 
 /** One thing that happens. fast-check shrinks a history to the fewest of them that still break an invariant. */
 type Command = fc.AsyncCommand<History, History>;
@@ -75,6 +76,7 @@ const state = command(
     history.remember();
     vm.state = to;
     if (to === 'terminated') {
+      history.forgetPlaces(vm);
       vm.interfaces = [];
       vm.volumes = [];
       history.ledger.touch(vm.id);
@@ -87,7 +89,7 @@ const attached = command(
   'attach',
   fc.record({
     vm: small,
-    kind: fc.constantFrom('own', 'second-vpc', 'requester', 'fenced', 'mixed'),
+    kind: fc.constantFrom('own', 'second-vpc', 'requester', 'fenced', 'mixed', 'public'),
     groups,
     told,
   }),
@@ -97,7 +99,7 @@ const attached = command(
     history.remember();
     // EC2 takes groups of the interface's own VPC alone.
     const probation = [...history.ledger.own]
-      .filter(([, group]) => group.fence === 'probation' && group.vpcId === DEFAULT_VPC)
+      .filter(([, group]) => group.name === 'probation' && group.vpcId === DEFAULT_VPC)
       .map(([id]) => id);
     const given =
       kind === 'fenced' ? probation.slice(0, 1) : kind === 'mixed' ? [...own, ...probation.slice(0, 1)] : own;
@@ -105,6 +107,7 @@ const attached = command(
     const eni = history.newInterface(given, {
       ...(kind === 'second-vpc' ? { vpcId: SECOND_VPC } : {}),
       ...(kind === 'requester' ? { requesterManaged: true } : {}),
+      ...(kind === 'public' ? { publicAddress: true } : {}),
     });
     vm.interfaces = [...vm.interfaces, eni];
     history.ledger.hand(vm.id, eni.id, eni.groups);
@@ -187,11 +190,48 @@ const decided = command(
   (history, { vm, what, named, told: times }) => history.decide(history.vm(vm), what, named, times),
 );
 
+const address = command(
+  'address',
+  fc.record({
+    n: fc.nat({ max: 1 }),
+    vm: small,
+    eni: small,
+    what: fc.constantFrom('put', 'put', 'take'),
+    told,
+  }),
+  (history, { n, vm, eni, what, told: times }) => {
+    const to = what === 'put' ? history.vm(vm).interfaces : [];
+    if (!history.place(`eipalloc-0000000${n}`, to[eni % Math.max(1, to.length)])) return;
+    history.tell(times, () => history.world.stateChange(history.vm(vm)));
+  },
+);
+
+const retagged = command(
+  'tenant',
+  fc.record({ vm: small, tenant: fc.constantFrom('acme', 'bank'), told }),
+  (history, { vm: n, tenant, told: times }) => {
+    const vm = history.vm(n);
+    if (!history.setup.segments || vm.state === 'terminated') return;
+    history.remember();
+    vm.tags = { ...vm.tags, 'casemate:tenant': tenant };
+    history.tell(times, () => history.world.stateChange(vm));
+  },
+);
+
+const inService = command('in service', small, (history, n) => {
+  const member = history.world.autoScaling.members.get(history.vm(n).id);
+  if (member?.state === 'Pending:Wait') member.state = 'InService';
+});
+
+const groupAnswers = command('auto scaling', fc.boolean(), (history, answers) => {
+  history.autoScalingAnswers = answers;
+});
+
 const asked = command('ask key', fc.record({ vm: small, luck }), (history, { vm, luck: met }) =>
   history.askKey(history.vm(vm), met),
 );
 
-const passed = command('wait', fc.constantFrom(1, 30, 601, 901), (history, seconds) =>
+const passed = command('wait', fc.constantFrom(1, 30, 601, 901, 3601), (history, seconds) =>
   history.world.advance(seconds),
 );
 
@@ -207,8 +247,22 @@ const deliveredTwo = command(
     picks: fc.tuple(pick, pick),
     lucks: fc.tuple(luck, luck),
     order: fc.array(fc.nat({ max: 1 }), { minLength: 1, maxLength: 12 }),
+    operator: fc.option(
+      fc.record({ turn: fc.nat({ max: 20 }), vm: small, what: fc.constantFrom('quarantine', 'restore') }),
+    ),
   }),
-  (history, { picks, lucks, order }) => history.deliverTwo(picks, lucks, order),
+  (history, { picks, lucks, order, operator }) =>
+    history.deliverTwo(
+      picks,
+      lucks,
+      order,
+      operator
+        ? {
+            turn: operator.turn,
+            happens: () => history.decide(history.vm(operator.vm), operator.what, [], 1),
+          }
+        : undefined,
+    ),
 );
 
 const lost = command('lose message', fc.record({ queue: small, at: small }), (history, { queue, at }) =>
@@ -238,13 +292,29 @@ export const commands = fc.commands(
     ...[deliveredTwo, deliveredTwo, drained, drained, settled],
     ...[reported, reported, reported, decided, decided, asked, asked, swept, passed, launched, state],
     ...[attached, attached, detached, drifted, drifted, deleted, rules, lost, doubled, deployed],
+    ...[address, address, retagged, inService, groupAnswers],
   ],
   { maxCommands: LONGEST, size: 'max' },
 );
 
+const sometimes = fc.boolean();
+/** Deployments: half of them without anything that has to be asked for. */
+export const setup: fc.Arbitrary<Setup> = fc.oneof(
+  fc.constant(PLAIN),
+  fc.record({
+    cut: sometimes,
+    addresses: sometimes,
+    group: sometimes,
+    guard: fc.constantFrom(null, 1, 2),
+    protects: sometimes,
+    share: fc.constantFrom(1, 1, 0.5),
+    segments: sometimes,
+  }),
+);
+
 /** Plays a history in a new world and checks what must hold after it; throws a Violation. */
-export async function play(list: Iterable<Command>, trail: boolean, tally?: Tally): Promise<void> {
-  const history = new History('enforce', trail, tally);
+export async function play(of: Setup, list: Iterable<Command>, trail: boolean, tally?: Tally): Promise<void> {
+  const history = new History('enforce', trail, tally, of);
   const vm = history.launch();
   history.world.stateChange(vm);
   await fc.asyncModelRun(() => ({ model: history, real: history }), list);
@@ -254,4 +324,4 @@ export async function play(list: Iterable<Command>, trail: boolean, tally?: Tall
 
 /** The property that every history has to have, whatever its seed. */
 export const holds = (tally?: Tally) =>
-  fc.asyncProperty(commands, fc.boolean(), (list, trail) => play(list, trail, tally));
+  fc.asyncProperty(setup, commands, fc.boolean(), (of, list, trail) => play(of, list, trail, tally));

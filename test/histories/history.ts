@@ -2,6 +2,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { nextOperator, type OperatorItem } from '../../lib/domain/operator.ts';
 import type { PolicyDecision } from '../../lib/domain/policy.ts';
+import { parseProfiles } from '../../lib/domain/profiles.ts';
 import type { PolicyEngine } from '../../lib/policy/engine.ts';
 import {
   createAgent,
@@ -14,8 +15,9 @@ import {
 } from '../world/agent.ts';
 import { createApi } from '../world/api.ts';
 import { diskAgent } from '../world/disks.ts';
-import type { Ec2State, WorldVm } from '../world/ec2.ts';
+import type { Ec2State, WorldInterface, WorldVm } from '../world/ec2.ts';
 import { WorkerKilled } from '../world/effects.ts';
+import { type IsolationSettings, SHIPPED } from '../world/isolation.ts';
 import { CONTEXT } from '../world/recorded.ts';
 import { launch } from '../world/vm.ts';
 import {
@@ -27,7 +29,17 @@ import {
   type World,
 } from '../world/world.ts';
 import { createLedger, type Ledger, type Sight, STALE_SECONDS, Violation } from './ledger.ts';
-import { fenced } from './oracle.ts';
+import {
+  AUTO_SCALING_GROUP,
+  fenced,
+  GUARD_SECONDS,
+  GUARD_SHARE,
+  PLAIN,
+  PROTECTED,
+  REPLACED_PER_HOUR,
+  SEGMENTED_TENANT,
+  type Setup,
+} from './oracle.ts';
 import { createTurns } from './turns.ts';
 
 /** What becomes of one AWS call of a worker. */
@@ -94,7 +106,28 @@ export const FACTS = {
 export const SECOND_VPC = 'vpc-0b2c3d4e5f6071829';
 const SLOW_SECONDS = 20;
 const MAX_RECEIVES = 5;
+const AUTO_SCALING = /^(EnterStandby|ExitStandby|CompleteLifecycleAction)$/;
 const READS = /^(Describe|BatchGet|Get|Scan)/;
+
+const ANYWHERE = { kind: 'https-anywhere' } as const;
+const SHIPPED_PROFILES = parseProfiles(SHIPPED, ANYWHERE);
+const SEGMENTED = parseProfiles(
+  {
+    ...SHIPPED,
+    profiles: {
+      ...SHIPPED.profiles,
+      segmented: {
+        sameTenant: true,
+        egress: ['0.0.0.0/0', '::/0'].map((to) => ({
+          ports: 443,
+          peer: to.includes(':') ? { cidr6: to } : { cidr: to },
+        })),
+      },
+    },
+    use: [{ stage: 'workload', profile: 'segmented', tenant: SEGMENTED_TENANT }],
+  },
+  ANYWHERE,
+);
 
 /** One key for the agents of all VMs: making one takes as long as a history, and nothing here is about keys. */
 let shared: TestAgent | undefined;
@@ -122,8 +155,11 @@ function remembered(engine: PolicyEngine): PolicyEngine {
 
 /** One history: a world, what happened in it, and what must hold of it. */
 export class History {
-  readonly world: World = createWorld({ maxReceives: MAX_RECEIVES, policy: remembered(projectPolicies()) });
-  readonly ledger: Ledger = createLedger(this.world);
+  readonly world: World;
+  readonly ledger: Ledger;
+  readonly setup: Setup;
+  /** Whether Auto Scaling answers at all. */
+  autoScalingAnswers = true;
   readonly #current = new AsyncLocalStorage<Worker>();
   readonly #turns = createTurns();
   readonly #sequences = new Map<string, number>();
@@ -138,8 +174,15 @@ export class History {
   mode: Mode;
 
   /** @param trail whether CloudTrail tells of what the functions change themselves */
-  constructor(mode: Mode, trail: boolean, tally: Tally = newTally()) {
+  constructor(mode: Mode, trail: boolean, tally: Tally = newTally(), setup: Setup = PLAIN) {
     this.mode = mode;
+    this.setup = setup;
+    this.world = createWorld({
+      maxReceives: MAX_RECEIVES,
+      policy: remembered(projectPolicies()),
+      launches: setup.group,
+    });
+    this.ledger = createLedger(this.world, setup);
     this.#tally = tally;
     this.#trail = trail;
     this.deploy(mode);
@@ -157,7 +200,22 @@ export class History {
   /** New execution environments: two, so that two workers can run at once. */
   deploy(mode: Mode): void {
     this.mode = mode;
-    this.#functions = [this.world.functionsIn(mode), this.world.functionsIn(mode)];
+    const { setup, world } = this;
+    const settings: Partial<IsolationSettings> = {
+      enforcement: { mode, share: setup.share },
+      profiles: setup.segments ? SEGMENTED : SHIPPED_PROFILES,
+      cutTrackedFlows: setup.cut,
+      detachElasticIps: setup.addresses,
+      replacementsPerHour: REPLACED_PER_HOUR,
+      guards: {
+        share: setup.guard === null ? 1 : GUARD_SHARE,
+        minimum: setup.guard ?? Number.MAX_SAFE_INTEGER,
+        windowSeconds: GUARD_SECONDS,
+        protected: { instanceIds: setup.protects ? [PROTECTED] : [], autoScalingGroups: [] },
+      },
+      ...(setup.group ? { autoScaling: world.autoScaling.client } : {}),
+    };
+    this.#functions = [world.functionsIn(mode, settings), world.functionsIn(mode, settings)];
   }
 
   /** Remembers what EC2 looks like before something changes it. */
@@ -180,11 +238,19 @@ export class History {
   launch(inScope = true): WorldVm {
     this.remember();
     const eni = this.newInterface(['sg-0000aaaa', 'sg-0000bbbb']);
+    const tenant = this.#launched % 3 === 2 ? 'bank' : SEGMENTED_TENANT;
     const vm = launch(this.world, ++this.#launched, {
       amdSevSnp: 'disabled',
       interfaces: [eni],
-      ...(inScope ? {} : { tags: {} }),
+      tags: {
+        ...(inScope ? { 'casemate:protect': 'true' } : {}),
+        ...(this.setup.segments ? { 'casemate:tenant': tenant } : {}),
+        ...(this.setup.group ? { 'aws:autoscaling:groupName': AUTO_SCALING_GROUP } : {}),
+      },
     });
+    if (this.setup.group) {
+      this.world.autoScaling.members.set(vm.id, { group: AUTO_SCALING_GROUP, state: 'Pending:Wait' });
+    }
     this.ledger.hand(vm.id, eni.id, eni.groups);
     enrolled(this.world, agentOf(vm.id));
     return vm;
@@ -226,6 +292,38 @@ export class History {
     );
   }
 
+  /**
+   * Somebody puts an Elastic IP address on an interface, or on none. Not on one that has a public address already,
+   * nor while it is to be given back to another VM.
+   *
+   * @returns whether it was done
+   */
+  place(allocationId: string, eni: WorldInterface | undefined): boolean {
+    const { addresses, rows } = this.world;
+    const taken = eni && [...addresses.values()].some((other) => other.interfaceId === eni.id);
+    if (taken || eni?.publicAddress) return false;
+    const owner = this.vms.find((vm) => eni !== undefined && vm.interfaces.includes(eni));
+    const owed = this.vms.some(
+      (vm) =>
+        vm !== owner &&
+        JSON.stringify(rows.get(`isolation#${vm.id}`)?.['steps'] ?? []).includes(allocationId),
+    );
+    if (owed) return false;
+    this.remember();
+    addresses.set(allocationId, { allocationId, interfaceId: eni?.id });
+    this.ledger.place(allocationId, eni?.id);
+    if (owner) this.ledger.touch(owner.id);
+    return true;
+  }
+
+  /** The interfaces of a VM are over, and Elastic IP addresses with no place. */
+  forgetPlaces(vm: WorldVm): void {
+    for (const [id, address] of this.world.addresses) {
+      if (vm.interfaces.some((eni) => this.ledger.placeOf(id) === eni.id)) this.ledger.place(id, undefined);
+      if (vm.interfaces.some((eni) => address.interfaceId === eni.id)) address.interfaceId = undefined;
+    }
+  }
+
   /** What CloudTrail or EC2 tell of something, when they do: `times` is 0, 1 or 2. */
   tell(times: number, emit: () => void): void {
     for (let i = 0; i < times; i++) emit();
@@ -251,6 +349,7 @@ export class History {
     picks: readonly [Pick, Pick],
     lucks: readonly [Luck, Luck],
     order: readonly number[],
+    meanwhile?: { readonly turn: number; readonly happens: () => void },
   ): Promise<void> {
     const workers: (() => Promise<void>)[] = [];
     const taken = new Set<Message>();
@@ -260,7 +359,10 @@ export class History {
       if (batch) workers.push(() => this.#work(i, batch.queue, batch.messages, lucks[i] ?? LUCKY, false));
     });
     let turn = 0;
-    await this.#turns.run(workers, (among) => (order[turn++ % order.length] ?? 0) % Math.max(1, among));
+    await this.#turns.run(workers, (among) => {
+      if (turn === meanwhile?.turn) meanwhile.happens();
+      return (order[turn++ % order.length] ?? 0) % Math.max(1, among);
+    });
     this.ledger.atRest();
   }
 
@@ -280,6 +382,7 @@ export class History {
     const { world } = this;
     for (const vm of this.vms.filter((each) => each.state === 'terminated')) {
       world.vms.delete(vm.id);
+      world.autoScaling.members.delete(vm.id);
       this.#sequences.delete(vm.id);
       this.ledger.forget(vm.id);
       world.rows.delete(`vm#${vm.id}`);
@@ -348,11 +451,13 @@ export class History {
     await this.drain();
     await this.sweep(LUCKY);
     await this.drain();
-    this.ledger.settled(this.mode);
+    this.ledger.settled(this.mode, this.autoScalingAnswers);
   }
 
   /** A sweep of what is settled changes nothing in EC2, and nothing in the table but what was observed. */
   async staysSettled(): Promise<void> {
+    // What was given back to a VM beyond the share is found to be so by the sweep after.
+    if (this.setup.share < 1) await this.settle();
     const { names } = this.world.effects;
     const before = names.length;
     const failing = this.world.deadLetters.length;
@@ -458,6 +563,7 @@ export class History {
     if (fate === 'throttled') throw named('RequestLimitExceeded');
     if (fate === 'unavailable') throw named('ServiceUnavailable');
     if (fate === 'slow') this.world.advance(SLOW_SECONDS);
+    if (AUTO_SCALING.test(call.name) && !this.autoScalingAnswers) throw named('ServiceUnavailable');
     const ec2Read = call.name.startsWith('Describe');
     const past = fate === 'stale' && ec2Read ? this.#past.at(-1) : undefined;
     const shown = past && past.at >= this.#seconds() - STALE_SECONDS ? past.state : undefined;

@@ -670,7 +670,9 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
       }
       // The trouble came to every kind of call that there is.
       for (const i of [0, 1, 2]) expect([...(met[i] ?? [])].sort()).toEqual([...calm.kinds].sort());
-      expect(met.map((set) => set.size).every((size) => size > 2)).toBe(true);
+      // One function alone reads interfaces; the rest of the trouble is everybody's.
+      const least = (name: string) => (name === 'EC2 shows what was before' ? 1 : 3);
+      expect(names.filter((name, i) => (met[i]?.size ?? 0) < least(name))).toEqual([]);
     },
     300_000,
   );

@@ -21,6 +21,16 @@ const understood = (world: World, vmId: string): Record<QueueName, object> => {
     'issue-disk-keys': changed,
     'ingest-report': changed,
     'apply-isolation': changed,
+    'complete-launch': enveloped('casemate', 'Isolation Changed', {
+      schemaVersion: 1,
+      instanceId: vmId,
+      at: world.now().toISOString(),
+      profile: 'probation',
+      applied: true,
+      mode: 'enforce',
+      interfaces: [],
+      reasons: [],
+    }),
   };
 };
 

@@ -10,6 +10,11 @@ export interface Defect {
 const DOMAIN = 'lib/domain/isolation.ts';
 const FENCING = 'lambdas/apply-isolation/fencing.ts';
 const HANDLER = 'lambdas/apply-isolation/handler.ts';
+const BEYOND = 'lambdas/apply-isolation/beyond-groups.ts';
+const STEPS = 'lib/domain/containment.ts';
+const HOLD_BACK = 'lambdas/apply-isolation/hold-back.ts';
+const GUARD = 'lib/domain/guard.ts';
+const STANDBY = 'lambdas/apply-isolation/standby.ts';
 
 export const DEFECTS: readonly Defect[] = [
   {
@@ -121,5 +126,125 @@ export const DEFECTS: readonly Defect[] = [
     file: 'policies/disk-keys.cedar',
     find: 'when { context.verdict == "compliant" && context.profile != "quarantine" };',
     plant: 'when { context.verdict != "unproven" };',
+  },
+  {
+    name: 'an interface is opened before the cut is recorded',
+    file: BEYOND,
+    find: 'const planned = await store(',
+    plant: 'const planned = item;\n  const _late = async () => store(',
+  },
+  {
+    name: 'an interface is opened without a message that has it closed',
+    file: BEYOND,
+    find: 'await sendLater(deps.sqs, deps.ownQueueUrl, redrive(item.instanceId), REDRIVE_AFTER_SECONDS);',
+    plant: 'void sendLater;\n  void redrive;\n  void REDRIVE_AFTER_SECONDS;',
+  },
+  {
+    name: 'an interface with a public address is opened',
+    file: STEPS,
+    find: "if (eni.publicAddress) return [next('refused', attempts)];",
+    plant: '',
+  },
+  {
+    name: 'an interface is opened before its quarantine was read back',
+    file: BEYOND,
+    find: "if (!deps.cutTrackedFlows || (item.profile === 'quarantine' && !item.applied)) return item;",
+    plant: 'if (!deps.cutTrackedFlows) return item;',
+  },
+  {
+    name: 'an Elastic IP address is taken before it is recorded',
+    file: BEYOND,
+    find: 'const planned = plan.take.length > 0 ? await storeSteps(deps, item, plan.steps) : item;',
+    plant: 'const planned = item;',
+  },
+  {
+    name: 'an Elastic IP address that cannot be given back yet is forgotten',
+    file: STEPS,
+    find: 'steps: [...others, ...waiting],',
+    plant: 'steps: [...others, ...waiting.slice(waiting.length)],',
+  },
+  {
+    name: 'an Elastic IP address of another service is taken',
+    file: BEYOND,
+    find: "new Set(readBack.flatMap((eni) => (eni.managedBy === 'customer' ? [eni.id] : []))),",
+    plant: 'new Set(readBack.map((eni) => eni.id)),',
+  },
+  {
+    name: 'a sweep does not drive steps that are left',
+    file: 'lib/domain/convergence.ts',
+    find: "if (hasStepsLeft(isolation.steps, isolation.profile)) found.push('STEPS_LEFT');",
+    plant: 'void hasStepsLeft;',
+  },
+  {
+    name: 'a VM is contained only when its Auto Scaling group answers',
+    file: STANDBY,
+    find: "return 'failed';",
+    plant: 'throw error;',
+  },
+  {
+    name: 'a VM is taken out of standby while it is contained',
+    file: STANDBY,
+    find: "if (item.profile === 'quarantine' || !item.applied) return false;",
+    plant: '',
+  },
+  {
+    name: 'a launch is continued in probation',
+    file: 'lib/domain/launch.ts',
+    find: "if (isolation.profile !== 'workload') return { kind: 'wait', reason: 'IN_PROBATION' };",
+    plant: '',
+  },
+  {
+    name: 'policy contains without asking the guards',
+    file: HOLD_BACK,
+    find: 'else if (isContainment(fence, before)) containments.push(fencing);',
+    plant: 'else void isContainment;',
+  },
+  {
+    name: 'what a guard admitted is not stored',
+    file: HOLD_BACK,
+    find: 'if (!state || state === before.get(scope)) return;',
+    plant: 'if (state || !state) return;',
+  },
+  {
+    name: 'what observe mode decided counts as contained',
+    file: GUARD,
+    find: "if (!before || (before.mode === 'observe' && before.profile === 'quarantine')) return 'probation';",
+    plant: "if (!before) return 'probation';",
+  },
+  {
+    name: 'policy contains a protected VM',
+    file: HOLD_BACK,
+    find: "if (fence.profile !== 'workload' && isProtected(vm.observation, deps.guards)) {",
+    plant: "if (fence.profile === 'probation' && isProtected(vm.observation, deps.guards)) {",
+  },
+  {
+    name: 'VMs beyond the share are enforced',
+    file: GUARD,
+    find: "return place < enforcement.share ? 'enforce' : 'observe';",
+    plant: "return place < 2 ? 'enforce' : 'observe';",
+  },
+  {
+    name: 'what was taken beyond the share is not given back',
+    file: GUARD,
+    find: "if (vm.by === 'operator' || taken) return 'enforce';",
+    plant: "if (vm.by === 'operator') return 'enforce';\n  void taken;",
+  },
+  {
+    name: 'whoever edits a tag moves a VM into the segment of another tenant',
+    file: 'lib/domain/profiles.ts',
+    find: 'if (pinned === undefined || tagged === pinned || asConfirmed)',
+    plant: 'if (pinned === undefined || tagged !== pinned || tagged === pinned || asConfirmed)',
+  },
+  {
+    name: 'rules of micro-segments are not put right',
+    file: 'lib/domain/sweep.ts',
+    find: "profiles?.profiles[definition]?.originals ?? profile === 'workload';",
+    plant: "profiles !== undefined && profile === 'workload';",
+  },
+  {
+    name: 'groups that a late worker took again are not given back again',
+    file: DOMAIN,
+    find: 'return theirs ? before.groups : null;',
+    plant: 'return theirs ? null : null;',
   },
 ];

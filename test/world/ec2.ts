@@ -122,7 +122,7 @@ export function fakeEc2(effects: Effects) {
     if (command instanceof DescribeInstancesCommand) {
       await effects.read();
       const found = [...shown.vms.values()].filter((vm) => matches(vm, command.input.Filters));
-      return { Reservations: found.map((vm) => ({ OwnerId: ACCOUNT, Instances: [describe(vm)] })) };
+      return { Reservations: found.map((vm) => ({ OwnerId: ACCOUNT, Instances: [describe(vm, isPublic)] })) };
     }
     if (command instanceof DescribeVolumesCommand) {
       await effects.read();
@@ -319,7 +319,7 @@ function named(name: string): Error {
   return Object.assign(new Error(name), { name });
 }
 
-function describe(vm: WorldVm) {
+function describe(vm: WorldVm, isPublic: (eni: WorldInterface) => unknown) {
   return {
     InstanceId: vm.id,
     State: { Name: vm.state },
@@ -336,6 +336,7 @@ function describe(vm: WorldVm) {
       VpcId: eni.vpcId ?? vm.vpcId ?? DEFAULT_VPC,
       InterfaceType: 'interface',
       Groups: eni.groups.map((GroupId) => ({ GroupId })),
+      ...(isPublic(eni) ? { Association: { PublicIp: '203.0.113.7' } } : {}),
     })),
   };
 }

@@ -10,16 +10,18 @@ export type IsolationSettings = Omit<
   'ec2' | 'table' | 'announce' | 'sqs' | 'rejectedQueueUrl' | 'logger' | 'metrics' | 'now'
 >;
 
+/** The project's own profiles. */
+export const SHIPPED = JSON.parse(
+  readFileSync(new URL('../../policies/profiles.json', import.meta.url), 'utf8'),
+) as { readonly profiles: object };
+
 /** The project's own profiles; guards that hold nothing back; none of the steps beyond groups. */
 export function isolationSettings(mode: Mode, overrides: Partial<IsolationSettings> = {}): IsolationSettings {
   const probationEgress = overrides.probationEgress ?? { kind: 'https-anywhere' as const };
-  const file: unknown = JSON.parse(
-    readFileSync(new URL('../../policies/profiles.json', import.meta.url), 'utf8'),
-  );
   return {
     enforcement: { mode, share: 1 },
     probationEgress,
-    profiles: parseProfiles(file, probationEgress),
+    profiles: overrides.profiles ?? parseProfiles(SHIPPED, probationEgress),
     guards: {
       share: 1,
       minimum: 1_000_000,

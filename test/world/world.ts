@@ -13,6 +13,7 @@ import { SendMessageBatchCommand, SendMessageCommand, SQSClient } from '@aws-sdk
 import type { Context, SQSBatchResponse, SQSEvent, SQSRecord } from 'aws-lambda';
 import { createHandler as applyIsolation } from '../../lambdas/apply-isolation/handler.ts';
 import { createAnnouncer } from '../../lambdas/aws/eventbridge.ts';
+import { createHandler as completeLaunch } from '../../lambdas/complete-launch/handler.ts';
 import { createHandler as ingestReport } from '../../lambdas/ingest-report/handler.ts';
 import { createHandler as issueDiskKeys } from '../../lambdas/issue-disk-keys/handler.ts';
 import { createHandler as observeVm } from '../../lambdas/observe-vm/handler.ts';
@@ -24,13 +25,20 @@ import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { compilePolicies, type PolicySources, readPolicySources } from '../../lib/policy/compile.ts';
 import { createPolicyEngine, type PolicyEngine, type PolicySet } from '../../lib/policy/engine.ts';
+import { fakeAutoScaling } from './auto-scaling.ts';
 import { fakeDynamoDb } from './dynamodb.ts';
 import { type Ec2State, fakeEc2, REGION } from './ec2.ts';
 import { countEffects } from './effects.ts';
 import { ISOLATION_QUEUE_URL, type IsolationSettings, isolationSettings } from './isolation.ts';
 import { fakeKms } from './kms.ts';
 
-export const QUEUES = ['observe-vm', 'issue-disk-keys', 'ingest-report', 'apply-isolation'] as const;
+export const QUEUES = [
+  'observe-vm',
+  'issue-disk-keys',
+  'ingest-report',
+  'apply-isolation',
+  'complete-launch',
+] as const;
 export type QueueName = (typeof QUEUES)[number];
 
 export interface Message {
@@ -101,7 +109,9 @@ export function cedarWasm(): Uint8Array {
 }
 
 /** What the rules of the deployed buses do: which queue gets which event. */
-function queuesFor(source: string, detailType: string): readonly QueueName[] {
+function queuesFor(source: string, detailType: string, launches: boolean): readonly QueueName[] {
+  if (launches && detailType === 'Isolation Changed') return ['complete-launch'];
+  if (source === 'aws.autoscaling') return ['complete-launch'];
   if (source === 'aws.ec2' || source === 'casemate.sweep') return ['observe-vm'];
   if (source === 'casemate.agent') return ['ingest-report'];
   if (detailType === 'VM Changed') return ['issue-disk-keys', 'ingest-report', 'apply-isolation'];
@@ -128,11 +138,14 @@ export function createWorld(
     readonly isolation?: Partial<IsolationSettings>;
     /** A message that came back so often goes to the dead letters; never, unless told. */
     readonly maxReceives?: number;
+    /** Whether launches are held until they are proven. */
+    readonly launches?: boolean;
   } = {},
 ) {
   const effects = countEffects();
   const ec2 = fakeEc2(effects);
   const dynamodb = fakeDynamoDb(effects);
+  const autoScaling = fakeAutoScaling(effects);
   const { client: kms, ...keys } = fakeKms(effects);
   const queues = new Map<QueueName, Message[]>(QUEUES.map((name) => [name, []]));
   const deadLetters: Message[] = [];
@@ -160,7 +173,7 @@ export function createWorld(
   };
   const emit = (source: string, detailType: string, detail: unknown) => {
     const body = JSON.stringify({ id: `e-${++sequence}`, source, 'detail-type': detailType, detail });
-    for (const queue of queuesFor(source, detailType)) enqueue(queue, body);
+    for (const queue of queuesFor(source, detailType, options.launches ?? false)) enqueue(queue, body);
   };
 
   const eventbridge = clientOf(EventBridgeClient);
@@ -229,7 +242,8 @@ export function createWorld(
     });
   }) as typeof s3.send;
 
-  for (const client of [ec2.client, dynamodb.client, kms, eventbridge, sqs, s3]) failing(client);
+  for (const client of [ec2.client, dynamodb.client, autoScaling.client, kms, eventbridge, sqs, s3])
+    failing(client);
 
   const telemetry = () =>
     options.logLevel === undefined || options.logLevel === 'SILENT'
@@ -248,7 +262,7 @@ export function createWorld(
     now,
   });
   /** The functions as one execution environment has them: what runs at once shares none of it. */
-  const functionsIn = (mode: Mode) => ({
+  const functionsIn = (mode: Mode, isolation: Partial<IsolationSettings> = options.isolation ?? {}) => ({
     'observe-vm': observeVm({ ...common(), ec2: ec2.client, region: REGION }),
     'issue-disk-keys': issueDiskKeys({
       ...common(),
@@ -272,14 +286,15 @@ export function createWorld(
     'apply-isolation': applyIsolation({
       ...common(),
       ec2: ec2.client,
-      ...isolationSettings(mode, options.isolation),
+      ...isolationSettings(mode, isolation),
     }),
+    'complete-launch': completeLaunch({ ...common(), autoScaling: autoScaling.client }),
     sweep: sweep({
       ...common(),
       ec2: ec2.client,
       observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
-      enforcement: isolationSettings(mode, options.isolation).enforcement,
-      profiles: isolationSettings(mode, options.isolation).profiles,
+      enforcement: isolationSettings(mode, isolation).enforcement,
+      profiles: isolationSettings(mode, isolation).profiles,
     }),
   });
   const handlers = functionsIn(options.mode ?? 'enforce');
@@ -340,6 +355,7 @@ export function createWorld(
     objects,
     s3,
     kms,
+    autoScaling,
     handlers,
     functionsIn,
     /** Puts something between the functions and AWS, in place of what stood there before. */
