@@ -33,6 +33,8 @@ export function json<T extends z.ZodType>(schema: T) {
     .pipe(schema);
 }
 
+export const flag = z.enum(['true', 'false']).transform((text) => text === 'true');
+
 /** Settings that every function has. */
 export const common = { TABLE_NAME: nonEmpty, AWS_REGION: nonEmpty };
 

@@ -2,9 +2,7 @@ import * as z from 'zod';
 import { guardSettings } from '../../lib/domain/guard.ts';
 import { mode } from '../../lib/domain/isolation.ts';
 import { probationEgress } from '../../lib/domain/profiles.ts';
-import { json, queueDriven, readEnvironment } from '../environment.ts';
-
-const flag = z.enum(['true', 'false']).transform((text) => text === 'true');
+import { flag, json, queueDriven, readEnvironment } from '../environment.ts';
 
 export const readConfig = (environment?: Record<string, string>) =>
   readEnvironment(

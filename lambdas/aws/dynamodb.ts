@@ -229,6 +229,7 @@ const SWEPT = [
   'disk copy volumeId generations standing contradicted refusals verdict reasons policies validUntil decidedAt',
   'profile applied mode interfaces changedAt evidenceRefusal',
   'quarantine hold leaveScope enrol workloadGroups tenant drift steps definition',
+  'denied left faults',
 ].flatMap((line) => line.split(' '));
 
 /**

@@ -22,6 +22,8 @@ export interface Deps {
   readonly enforcement: Enforcement;
   /** As apply-isolation has them: a VM that was fenced by another of them is driven again. */
   readonly profiles: Profiles;
+  /** Credentials of contained VMs are denied. */
+  readonly deniesCredentials: boolean;
   readonly logger: Logger;
   readonly metrics: Metrics;
   readonly now: () => Date;
@@ -31,9 +33,16 @@ export interface Deps {
 export function createHandler(deps: Deps) {
   const handle = async (): Promise<{ hinted: number; diverged: number }> => {
     // The table first: a VM that comes between the two looks is then new, not missing.
-    const { fleet, corrupt } = await assembleFleet(scanItems(deps.table));
+    const { fleet, corrupt, denials } = await assembleFleet(scanItems(deps.table));
     const live = await listLiveInstanceIds(deps.ec2);
-    const plan = planSweep(fleet, live, deps.enforcement, deps.now(), deps.profiles);
+    const plan = planSweep(
+      fleet,
+      live,
+      deps.enforcement,
+      deps.now(),
+      deps.profiles,
+      deps.deniesCredentials ? { denials } : undefined,
+    );
     await sendAll(
       deps.sqs,
       deps.observeQueueUrl,

@@ -17,6 +17,7 @@ export const handler = createHandler({
   table: realTable(config.TABLE_NAME),
   observeQueueUrl: config.OBSERVE_QUEUE_URL,
   profiles: bundledProfiles(NO_EGRESS),
+  deniesCredentials: config.DENIES_CREDENTIALS,
   enforcement: { mode: config.MODE, share: config.ENFORCE_SHARE },
   now: () => new Date(),
 });

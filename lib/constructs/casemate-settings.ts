@@ -111,6 +111,12 @@ export interface CasemateSettings {
    */
   readonly detachElasticIps?: boolean;
   /**
+   * Names of the roles of instance profiles in which everything is denied to the credentials of VMs in quarantine,
+   * by an inline policy that is taken away again afterwards. No other role is ever changed.
+   * @default none
+   */
+  readonly denyCredentialsOfRoles?: readonly string[];
+  /**
    * Put VMs of Auto Scaling groups into standby before they are contained, so that their group does not end them.
    * Standby that fails never keeps a VM from being contained.
    * @default false
@@ -196,6 +202,12 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
     settings.agentRoleNames,
     /^[\w+=,.@-]{1,64}$/,
     'the name of a role, not its ARN',
+  );
+  listFault(
+    'denyCredentialsOfRoles',
+    settings.denyCredentialsOfRoles,
+    /^[\w+=,.@-]{1,64}$/,
+    'the name of a role without a path, not its ARN',
   );
   listFault(
     'apiVpcEndpointIds',
@@ -313,7 +325,7 @@ export function settingFaults(settings: CasemateSettings): readonly SettingFault
   }
 
   function listFault(
-    setting: 'agentRoleNames' | 'apiVpcEndpointIds' | 'protectedInstanceIds',
+    setting: 'agentRoleNames' | 'apiVpcEndpointIds' | 'denyCredentialsOfRoles' | 'protectedInstanceIds',
     values: readonly string[] | undefined,
     pattern: RegExp,
     what: string,

@@ -35,6 +35,7 @@ import {
   SettingsError,
   settingFaults,
 } from './casemate-settings.ts';
+import { CredentialDenial } from './credential-denial.ts';
 import { CustomerKeys } from './customer-keys.ts';
 import { Ec2Events } from './ec2-events.ts';
 import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
@@ -347,6 +348,7 @@ export class Casemate extends Construct {
           ...table,
           ...enforcement,
           OBSERVE_QUEUE_URL: this.queues['observe-vm'].queue.queueUrl,
+          DENIES_CREDENTIALS: String((props.denyCredentialsOfRoles ?? []).length > 0),
         },
         decidesByPolicy: false,
         profilesFile,
@@ -371,6 +373,18 @@ export class Casemate extends Construct {
         this.keys,
       );
     }
+    const roleNames = props.denyCredentialsOfRoles ?? [];
+    const denial =
+      roleNames.length === 0
+        ? undefined
+        : new CredentialDenial(this, 'DenyCredentials', {
+            defaults: { ...common, ...queueFunction },
+            roleNames,
+            keys: this.keys,
+            state: this.state,
+            bus: this.bus,
+            rejected: this.rejected,
+          });
     this.api.addRoute('challenges', this.functions['issue-challenge'].fn, challengeBody);
     this.api.addRoute('enrolments', this.functions['enrol-agent'].fn, enrolmentBody);
     this.api.addRoute('disks', this.functions['list-disks'].fn, diskListBody);
@@ -386,10 +400,13 @@ export class Casemate extends Construct {
       roleNames: props.agentRoleNames ?? [],
     });
     this.health = new Health(this, 'Health', {
-      functions: FUNCTION_NAMES.map((name): WatchedFunction => {
-        const watched = { name, fn: this.functions[name].fn };
-        return isQueueFunction(name) ? { ...watched, queue: this.queues[name] } : watched;
-      }),
+      functions: [
+        ...FUNCTION_NAMES.map((name): WatchedFunction => {
+          const watched = { name, fn: this.functions[name].fn };
+          return isQueueFunction(name) ? { ...watched, queue: this.queues[name] } : watched;
+        }),
+        ...(denial ? [denial.watched] : []),
+      ],
       rejected: this.rejected,
       api: this.api.api,
       ...(props.alarmTopic ? { topic: props.alarmTopic } : {}),

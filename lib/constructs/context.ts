@@ -58,6 +58,7 @@ const schema = z.strictObject({
   enforceShare: number.optional(),
   cutTrackedFlows: boolean.optional(),
   detachElasticIps: boolean.optional(),
+  denyCredentialsOfRoles: list.optional(),
   standby: boolean.optional(),
   replacementsPerHour: number.optional(),
   alarmTopicArn: z

@@ -79,6 +79,15 @@ export class Health extends Construct {
         'Too many VMs of an Auto Scaling group were contained and replaced within an hour: look at its image',
         isolationMetric('ReplacementsHalted'),
       ),
+      ...(props.functions.some(({ name }) => name === 'deny-credentials')
+        ? [
+            this.alarm(
+              'credentials-not-denied',
+              'Credentials of contained VMs work on: see the log of deny-credentials',
+              metricOf('CredentialsNotDenied', 'deny-credentials'),
+            ),
+          ]
+        : []),
       this.alarm('disks-without-key', 'A disk in scope has had no key for more than 5 minutes', missing),
       this.alarm(
         'sweep-stopped',
@@ -196,10 +205,14 @@ function disksWithoutKey(): cloudwatch.Metric {
 
 /** What apply-isolation counts. */
 function isolationMetric(metricName: string): cloudwatch.Metric {
+  return metricOf(metricName, 'apply-isolation');
+}
+
+function metricOf(metricName: string, service: string): cloudwatch.Metric {
   return new cloudwatch.Metric({
     namespace: METRICS_NAMESPACE,
     metricName,
-    dimensionsMap: { service: 'apply-isolation' },
+    dimensionsMap: { service },
     statistic: 'Sum',
     period: PERIOD,
   });

@@ -10,4 +10,5 @@ export type PartitionKind =
   | 'collateral'
   | 'operator'
   | 'release'
-  | 'guard';
+  | 'guard'
+  | 'credential';

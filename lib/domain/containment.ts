@@ -102,9 +102,21 @@ export function inOrder(steps: readonly ContainmentStep[]): ContainmentStep[] {
   return [...steps].sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0));
 }
 
-/** Whether something is still to be done about steps: planned and not seen done, or not yet taken back. */
-export function hasStepsLeft(steps: readonly ContainmentStep[], profile: Profile): boolean {
-  if (profile === 'quarantine') return steps.some((step) => step.state === 'planned');
+/**
+ * Whether something is still to be done about steps: planned and not seen done, not yet taken back, or undone by
+ * somebody: an interface whose address was taken was seen with one.
+ */
+export function hasStepsLeft(
+  steps: readonly ContainmentStep[],
+  profile: Profile,
+  interfaces: readonly ObservedInterface[],
+): boolean {
+  if (profile === 'quarantine') {
+    const open = new Set(interfaces.filter((eni) => eni.publicAddress).map((eni) => eni.id));
+    return steps.some(
+      (step) => step.state === 'planned' || (step.kind === 'elastic-ip' && open.has(step.interfaceId)),
+    );
+  }
   return steps.some((step) => step.kind !== 'cut');
 }
 

@@ -24,7 +24,9 @@ export type Divergence =
   | 'PROFILE_NOT_APPLIED'
   | 'INTERFACES_UNKNOWN'
   /** A step of a containment is neither done nor taken back. */
-  | 'STEPS_LEFT';
+  | 'STEPS_LEFT'
+  /** Its credentials are denied and should not be, or the other way round. */
+  | 'CREDENTIALS_OUTDATED';
 
 /**
  * Where a VM's state is not what its facts call for; empty when it converged. The sweep re-drives every
@@ -54,7 +56,8 @@ export function divergences(
       found.push('PROFILE_OUTDATED');
     else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');
     else if (mode === 'enforce') {
-      if (hasStepsLeft(isolation.steps, isolation.profile)) found.push('STEPS_LEFT');
+      if (hasStepsLeft(isolation.steps, isolation.profile, vm.observation.interfaces))
+        found.push('STEPS_LEFT');
       const settled = new Map(isolation.interfaces.map((i) => [i.id, [...i.groups].sort().join()]));
       const drifted = vm.observation.interfaces.some(
         (eni) =>

@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import type { VmRecord } from './convergence.ts';
+import { type DenialsItem, denialsItem } from './credentials.ts';
 import { type DiskItem, diskItem, diskKeyOf, diskPointer } from './disk-key.ts';
 import { type IsolationItem, isolationItem } from './isolation.ts';
 import { type OperatorItem, operatorItem } from './operator.ts';
@@ -12,16 +13,22 @@ export interface CorruptItem {
   readonly fault: string;
 }
 
+export interface Fleet {
+  readonly fleet: ReadonlyMap<string, VmRecord>;
+  readonly corrupt: readonly CorruptItem[];
+  /** Whose credentials are denied, where that was ever done. */
+  readonly denials: DenialsItem | undefined;
+}
+
 /** Puts the items of the whole table together by VM. Kinds that belong to no VM's record are passed over. */
-export async function assembleFleet(
-  items: AsyncIterable<Record<string, unknown>>,
-): Promise<{ readonly fleet: ReadonlyMap<string, VmRecord>; readonly corrupt: readonly CorruptItem[] }> {
+export async function assembleFleet(items: AsyncIterable<Record<string, unknown>>): Promise<Fleet> {
   const vms: VmItem[] = [];
   const disks = new Map<string, DiskItem>();
   const pointers = new Map<string, string>();
   const postures = new Map<string, PostureItem>();
   const isolations = new Map<string, IsolationItem>();
   const operators = new Map<string, OperatorItem>();
+  let denials: DenialsItem | undefined;
   const corrupt: CorruptItem[] = [];
   const read = <T>(item: Record<string, unknown>, schema: z.ZodType<T>, keep: (value: T) => void) => {
     const parsed = schema.safeParse(item);
@@ -42,6 +49,10 @@ export async function assembleFleet(
       read(item, isolationItem, (isolation) => isolations.set(isolation.instanceId, isolation));
     } else if (kind === 'operator') {
       read(item, operatorItem, (operator) => operators.set(operator.instanceId, operator));
+    } else if (kind === 'credential') {
+      read(item, denialsItem, (found) => {
+        denials = found;
+      });
     }
   }
   const disksOfVm = new Map<string, DiskItem[]>();
@@ -68,5 +79,5 @@ export async function assembleFleet(
       operator: operators.get(id),
     });
   }
-  return { fleet, corrupt };
+  return { fleet, corrupt, denials };
 }

@@ -213,6 +213,9 @@ export const REASONS = {
     'Tracked flows of an interface with a public address are not cut: it would be open to everybody meanwhile.',
   CUT_FAILED:
     'Tracked flows could not be cut: the interface is closed to new ones, established ones may live on.',
+  CREDENTIALS_NO_ROOM:
+    'The inline policies of the role are as long as IAM takes: credentials of contained VMs work on. Take other inline policies away, or revoke the sessions of the role by hand.',
+  CREDENTIALS_NO_ROLE: 'There is no such role to deny credentials in: correct denyCredentialsOfRoles.',
   ADDRESS_ELSEWHERE:
     'An Elastic IP address that was to be given back is on another interface now, and stays there.',
   ORIGINAL_GROUP_GONE:

@@ -1,4 +1,5 @@
 import { type Divergence, divergences, type VmRecord, volumesWithoutKey } from './convergence.ts';
+import { type Denials, wishFor } from './credentials.ts';
 import type { Enforcement } from './guard.ts';
 import type { SweepHint } from './hints.ts';
 import type { Mode } from './isolation.ts';
@@ -28,6 +29,8 @@ export function planSweep(
   enforcement: Enforcement | Mode,
   now: Date,
   profiles?: Profiles,
+  /** Where credentials of contained VMs are denied: what stands of it. */
+  credentials?: { readonly denials: Denials | undefined },
 ): SweepPlan {
   const diverged = new Map<string, readonly Divergence[]>();
   const overdueVolumes: string[] = [];
@@ -36,7 +39,8 @@ export function planSweep(
   for (const [id, record] of fleet) {
     if (record.vm.gone) continue;
     ids.add(id);
-    const found = divergences(record, enforcement, now, profiles);
+    const found = [...divergences(record, enforcement, now, profiles)];
+    if (credentials && isOutdated(record, credentials.denials)) found.push('CREDENTIALS_OUTDATED');
     if (found.length > 0) diverged.set(id, found);
     // The rules of the groups are put right when a VM that carries them is looked at: one for each VPC, profile and
     // tenant. A VM can have interfaces in several VPCs.
@@ -56,6 +60,15 @@ export function planSweep(
     diverged,
     overdueVolumes,
   };
+}
+
+function isOutdated(record: VmRecord, denials: Denials | undefined): boolean {
+  const { vm, isolation } = record;
+  const wish = wishFor({ vm, isolation });
+  const denied = denials?.denied.some((one) => one.instanceId === vm.observation.instanceId) ?? false;
+  // What was not seen done on every role is done again.
+  if (wish === 'deny') return !denied || denials?.applied !== true;
+  return wish === 'allow' && denied;
 }
 
 /** Which groups of Casemate's a VM carries, as far as others carry the same; undefined where it has its own. */

@@ -4,6 +4,7 @@ import { readConfig as adoptDisk } from '../../lambdas/adopt-disk/config.ts';
 import { readConfig as applyIsolation } from '../../lambdas/apply-isolation/config.ts';
 import { readConfig as completeLaunch } from '../../lambdas/complete-launch/config.ts';
 import { readConfig as confirmDiskKey } from '../../lambdas/confirm-disk-key/config.ts';
+import { readConfig as denyCredentials } from '../../lambdas/deny-credentials/config.ts';
 import { readConfig as enrolAgent } from '../../lambdas/enrol-agent/config.ts';
 import { readConfig as ingestReport } from '../../lambdas/ingest-report/config.ts';
 import { readConfig as issueChallenge } from '../../lambdas/issue-challenge/config.ts';
@@ -47,6 +48,7 @@ function deployed(value: unknown): string {
   if (Array.isArray(join)) return (join[1] as unknown[]).map(deployed).join(String(join[0]));
   if (Array.isArray(attribute)) return `arn:aws:service:eu-west-1:111122223333:${attribute[0]}`;
   if (Ref === 'AWS::URLSuffix') return 'amazonaws.com';
+  if (Ref === 'AWS::Partition') return 'aws';
   const id = String(Ref);
   return /Queue|Rejected/.test(id)
     ? `https://sqs.eu-west-1.amazonaws.com/111122223333/${id}`
@@ -66,5 +68,20 @@ describe('the environment that the stack gives', () => {
       (variable) => !variable.startsWith('POWERTOOLS_') && !read.includes(variable),
     );
     expect(unread).toEqual([]);
+  });
+
+  test('deny-credentials can be read by its own schema, where it is deployed', () => {
+    const denier = synthesize({ denyCredentialsOfRoles: ['web'] }).only(
+      'AWS::Lambda::Function',
+      'DenyCredentialsDenierFunction',
+    );
+    const environment = Object.fromEntries(
+      Object.entries(denier.Properties.Environment.Variables as Record<string, unknown>).map(
+        ([name, value]) => [name, deployed(value)],
+      ),
+    );
+    const config = denyCredentials({ ...environment, AWS_REGION: 'eu-west-1' });
+    expect(config.ROLE_NAMES).toEqual(['web']);
+    expect(config.INSTANCE_ARN_PREFIX).toBe('arn:aws:ec2:eu-west-1:111122223333:instance/');
   });
 });

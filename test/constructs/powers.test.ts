@@ -12,7 +12,12 @@ import {
 
 const stack = synthesize();
 /** With every step of containing a VM that can be asked for, and so with every power that its code can use. */
-const withAllSteps = synthesize({ cutTrackedFlows: true, detachElasticIps: true, standby: true });
+const withAllSteps = synthesize({
+  cutTrackedFlows: true,
+  detachElasticIps: true,
+  standby: true,
+  denyCredentialsOfRoles: ['web', 'db'],
+});
 const allRoles = stack.ofType('AWS::IAM::Role').map((role) => ({ role, powers: stack.powersOf(role) }));
 
 const touches = (statement: Statement, id: string) => statement.resources.some((r) => r.includes(`"${id}"`));
@@ -51,13 +56,14 @@ const SERVICE: Record<string, string> = {
   'client-dynamodb': 'dynamodb',
   'client-ec2': 'ec2',
   'client-eventbridge': 'events',
+  'client-iam': 'iam',
   'client-kms': 'kms',
   'client-s3': 's3',
   'client-sqs': 'sqs',
 };
 
 /** The AWS calls that are left of a function when what it does not use is shaken off. */
-async function callsOf(name: FunctionName): Promise<string[]> {
+async function callsOf(name: string): Promise<string[]> {
   const { outputFiles } = await build({
     entryPoints: [fileURLToPath(new URL(`../../lambdas/${name}/index.ts`, import.meta.url))],
     bundle: true,
@@ -221,6 +227,45 @@ describe('disk keys and networks', () => {
     expect(tag.map((s) => s.Condition)).toEqual([
       { StringEquals: { 'ec2:CreateAction': 'CreateSecurityGroup' } },
     ]);
+  });
+});
+
+describe('the function that denies credentials', () => {
+  const role = withAllSteps.only('AWS::IAM::Role', 'DenyCredentialsDenierRole');
+  const powers = withAllSteps.powersOf(role);
+
+  test('is not there unless roles are named', () => {
+    expect(stack.resources.filter(({ id }) => id.includes('DenyCredentials'))).toEqual([]);
+  });
+
+  test('may make exactly the AWS calls that its code makes', async () => {
+    const granted = powers.filter((statement) => !touches(statement, withAllSteps.stateKey.id));
+    expect(actionsOf(granted).filter((action) => !NOT_CALLED_BY_CODE.includes(action))).toEqual(
+      await callsOf('deny-credentials'),
+    );
+  });
+
+  test('changes the named roles alone, and nobody else changes any', () => {
+    const [iam, ...more] = ofService(powers, 'iam');
+    expect(more).toEqual([]);
+    expect(iam?.resources.map((arn) => /:role\/[^"]*/.exec(arn)?.[0])).toEqual([':role/web', ':role/db']);
+    for (const other of withAllSteps.ofType('AWS::IAM::Role').filter(({ id }) => id !== role.id)) {
+      expect(ofService(withAllSteps.powersOf(other), 'iam')).toEqual([]);
+    }
+  });
+
+  test('reads no more of the table than VMs and where they are, and keeps its own list', () => {
+    const kinds = powers
+      .filter((statement) => touches(statement, withAllSteps.table.id))
+      .map((statement) => [
+        statement.actions.join(),
+        statement.Condition['ForAllValues:StringLike']?.['dynamodb:LeadingKeys'],
+      ]);
+    expect(kinds).toEqual([
+      ['dynamodb:BatchGetItem', ['vm#*', 'isolation#*', 'credential#*']],
+      ['dynamodb:PutItem', ['credential#*']],
+    ]);
+    expect(ofService(powers, 'ec2')).toEqual([]);
   });
 });
 

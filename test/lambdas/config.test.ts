@@ -67,7 +67,13 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
   [
     'sweep',
     sweep,
-    { ...common, OBSERVE_QUEUE_URL: 'https://sqs.example/observe', MODE: 'observe', ENFORCE_SHARE: '1' },
+    {
+      ...common,
+      OBSERVE_QUEUE_URL: 'https://sqs.example/observe',
+      MODE: 'observe',
+      ENFORCE_SHARE: '1',
+      DENIES_CREDENTIALS: 'false',
+    },
   ],
   ['issue-challenge', issueChallenge, { ...common, CALLER_IDENTITY: 'iam' }],
   [

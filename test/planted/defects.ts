@@ -172,7 +172,7 @@ export const DEFECTS: readonly Defect[] = [
   {
     name: 'a sweep does not drive steps that are left',
     file: 'lib/domain/convergence.ts',
-    find: "if (hasStepsLeft(isolation.steps, isolation.profile)) found.push('STEPS_LEFT');",
+    find: "if (hasStepsLeft(isolation.steps, isolation.profile, vm.observation.interfaces)) found.push('STEPS_LEFT');",
     plant: 'void hasStepsLeft;',
   },
   {

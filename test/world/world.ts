@@ -295,6 +295,7 @@ export function createWorld(
       observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
       enforcement: isolationSettings(mode, isolation).enforcement,
       profiles: isolationSettings(mode, isolation).profiles,
+      deniesCredentials: false,
     }),
   });
   const handlers = functionsIn(options.mode ?? 'enforce');
