@@ -24,6 +24,11 @@ export class CasemateStack extends Stack {
       new CfnOutput(this, name, { value, description });
     output('Mode', casemate.mode, 'observe plans; enforce also changes network interfaces');
     output('EnforceShare', String(casemate.enforceShare), 'Of the VMs, the share that enforce counts for');
+    output(
+      'Containment',
+      JSON.stringify(casemate.containment),
+      'What containing a VM does; casemate plan reads it',
+    );
     output('TableName', casemate.state.table.tableName, 'The state table; kept when the stack is deleted');
     output('DiskKeyArn', casemate.keys.disks.keyArn, 'Wraps disk keys; kept when the stack is deleted');
     output('StateKeyArn', casemate.keys.state.keyArn, 'Encrypts the table; kept when the stack is deleted');
@@ -36,6 +41,11 @@ export class CasemateStack extends Stack {
       'RecoveryPolicyArn',
       casemate.keys.recoveryPolicy.managedPolicyArn,
       'Attach it to the roles of operators who open recovery keys',
+    );
+    output(
+      'OperatorPolicyArn',
+      casemate.operators.policy.managedPolicyArn,
+      'Attach it to the roles of operators: what the casemate commands call',
     );
     output('HeaderBucketName', casemate.headers.bucket.bucketName, 'Backups of LUKS headers; kept');
     output('BusName', casemate.bus.bus.eventBusName, 'The Casemate bus');

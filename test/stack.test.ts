@@ -54,6 +54,7 @@ describe('the stack', () => {
   test('says what a user has to know of it', () => {
     expect(Object.keys(Template.fromStack(main).toJSON().Outputs)).toEqual(
       expect.arrayContaining([
+        'Containment',
         'TableName',
         'DiskKeyArn',
         'StateKeyArn',

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { CloudFormationClient, DescribeStacksCommand } from '@aws-sdk/client-cloudformation';
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import * as z from 'zod';
+import { type ContainmentSettings, containmentSettings } from '../../lib/domain/containment.ts';
 import type { Enforcement } from '../../lib/domain/guard.ts';
 import { mode } from '../../lib/domain/isolation.ts';
 
@@ -28,6 +29,8 @@ export interface Connection {
   readonly tableName: string;
   readonly enforcement: Enforcement;
   readonly where: string;
+  /** Undefined where the stack does not say it. */
+  readonly containment: ContainmentSettings | undefined;
   /** What a client of any other service is made with; of EC2 with `ec2`. */
   readonly client: ClientSettings;
   readonly ec2: ClientSettings;
@@ -83,7 +86,20 @@ function connection(to: Pick<Connection, 'client' | 'ec2' | 'outputs' | 'where'>
     dynamodb: new DynamoDBClient(to.client),
     tableName,
     enforcement: { mode: parsed.data, share },
+    containment: containmentOf(outputs['Containment'], where),
   };
+}
+
+/** A stack of before has no such output. @throws ConnectionError when it says something else */
+function containmentOf(text: string | undefined, where: string): ContainmentSettings | undefined {
+  if (text === undefined) return undefined;
+  try {
+    return containmentSettings.parse(JSON.parse(text));
+  } catch (error) {
+    throw new ConnectionError(`${where} has an output Containment of another version: use its own casemate`, {
+      cause: error,
+    });
+  }
 }
 
 export type LocalEnvironment = z.infer<typeof localEnvironment>;

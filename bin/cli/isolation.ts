@@ -7,8 +7,15 @@ import { EC2Client } from '@aws-sdk/client-ec2';
 import { unmarshall } from '@aws-sdk/util-dynamodb';
 import { Command, Option } from 'commander';
 import { getItems, putVersioned } from '../../lambdas/aws/dynamodb.ts';
-import { interfacesOf, missingGroups } from '../../lambdas/aws/ec2.ts';
-import { findGroups } from '../../lambdas/aws/security-groups.ts';
+import { elasticIps, interfacesOf, missingGroups } from '../../lambdas/aws/ec2.ts';
+import { findGroups, type PlannedCall, planGroups } from '../../lambdas/aws/security-groups.ts';
+import {
+  type ContainmentSettings,
+  type ElasticIp,
+  planAddresses,
+  planCuts,
+} from '../../lib/domain/containment.ts';
+import { DENIAL_POLICY, DENIALS_PK, denialsItem } from '../../lib/domain/credentials.ts';
 import { type GuardItem, guardItem, modeFor } from '../../lib/domain/guard.ts';
 import { groupId, interfaceId } from '../../lib/domain/ids.ts';
 import {
@@ -25,17 +32,19 @@ import {
 import { type OperatorItem, operatorItem } from '../../lib/domain/operator.ts';
 import { postureItem } from '../../lib/domain/posture.ts';
 import {
+  CUT_GROUP,
   definitionFor,
+  definitionNamed,
+  type GroupSpec,
   groupsOfProfile,
-  type ProbationEgress,
-  type ProfileDefinition,
   type Profiles,
   parseProfiles,
+  stageGroups,
   TENANT_TAG,
   tenantOf,
 } from '../../lib/domain/profiles.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
-import { vmItem } from '../../lib/domain/vm.ts';
+import { type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
 import { type Connection, ConnectionError } from './connection.ts';
 import { requireInstanceId } from './fleet.ts';
 import { decide, decisionOf, readOperator } from './operator.ts';
@@ -51,7 +60,7 @@ const PROFILES_FILE = fileURLToPath(new URL('../../policies/profiles.json', impo
 
 /** @throws ProfilesError */
 function readProfiles(file: string): Profiles {
-  return parseProfiles(JSON.parse(readFileSync(file, 'utf8')), NO_ENDPOINTS);
+  return parseProfiles(JSON.parse(readFileSync(file, 'utf8')), NO_STEPS.probationEgress);
 }
 
 interface WaitOptions {
@@ -341,11 +350,14 @@ async function confirmed(options: WaitOptions): Promise<boolean> {
   }
 }
 
-/** A call that would be made, as AWS names it. */
-interface PlannedCall {
-  readonly call: string;
-  readonly parameters: Readonly<Record<string, unknown>>;
-}
+/** Where the stack does not say what containing a VM does, nothing beyond groups is planned. */
+const NO_STEPS: ContainmentSettings = {
+  probationEgress: { kind: 'endpoints', securityGroupIds: [], prefixListIds: [] },
+  cutTrackedFlows: false,
+  detachElasticIps: false,
+  standby: false,
+  denyCredentialsOfRoles: [],
+};
 
 async function plan(
   connection: Connection,
@@ -362,6 +374,7 @@ async function plan(
   if (profile === null) {
     return { ...shown, reasons: decided.kind === 'fence' ? [] : [decided.reason], left: [], calls: [] };
   }
+  const settings = connection.containment ?? NO_STEPS;
   const ec2 = new EC2Client(connection.ec2);
   const interfaces = (await interfacesOf(ec2, [id])).get(id) ?? [];
   const vpcs = [...new Set(interfaces.map((eni) => eni.vpcId))];
@@ -369,48 +382,111 @@ async function plan(
   const { tags } = facts.vm.observation;
   const { tenant } = tenantOf(tags, facts.isolation?.tenant, facts.operator?.tenant?.tenant);
   const definition = definitionFor(profiles, profile, facts.vm.observation, tenant);
+  const { limits } = profiles;
+  const { probationEgress } = settings;
   const specs = groupsOfProfile(
     definition,
-    profiles.profiles[definition] as ProfileDefinition,
+    definitionNamed(profiles, definition),
     tenant,
-    profiles.limits,
-    NO_ENDPOINTS,
+    limits,
+    probationEgress,
   );
+  const wanted = new Map<string, GroupSpec>();
+  for (const spec of [...stageGroups(profiles, probationEgress, settings.cutTrackedFlows), ...specs]) {
+    wanted.set(spec.name, spec);
+  }
   // Where a group does not exist yet, its name stands for its id.
+  const groupsIn = (vpcId: string) => specs.map(({ name }) => groups.idOf(vpcId, name) ?? name);
   const { changes, left } = planIsolation(
     {
       kind: specs.length === 0 ? 'originals' : 'groups',
       profile,
-      groupsIn: (vpcId) => specs.map(({ name }) => groups.idOf(vpcId, name) ?? name),
+      groupsIn,
       isOwn: (group) => groups.isOwn(group),
     },
     interfaces,
     knownOf(facts.isolation, { profile, definition }),
     { now: new Date(), ...(facts.operator?.workloadGroups ? { named: facts.operator.workloadGroups } : {}) },
   );
-  const made = vpcs.flatMap((VpcId) =>
-    specs
-      .filter(({ name }) => groups.idOf(VpcId, name) === undefined)
-      .map(
-        ({ name: GroupName }): PlannedCall => ({
-          call: 'ec2:CreateSecurityGroup',
-          parameters: { GroupName, VpcId },
-        }),
-      ),
-  );
+  const setGroups = (NetworkInterfaceId: string, Groups: readonly string[]): PlannedCall => ({
+    call: 'ec2:ModifyNetworkInterfaceAttribute',
+    parameters: { NetworkInterfaceId, Groups },
+  });
+  const known = facts.isolation?.steps ?? [];
+  const addresses =
+    settings.detachElasticIps || known.some((step) => step.kind === 'elastic-ip')
+      ? await elasticIps(ec2, {
+          instanceId: id,
+          allocationIds: known.flatMap((step) => (step.kind === 'elastic-ip' ? [step.allocationId] : [])),
+        })
+      : [];
+  const { before, after } = planSteps(facts, settings, profile, interfaces, addresses, new Date());
+  const cuts = settings.cutTrackedFlows
+    ? planCuts(profile, known, interfaces, new Set(), new Date()).cut.flatMap((eni) => {
+        const vpcId = interfaces.find((one) => one.id === eni)?.vpcId ?? '';
+        const open = groups.idOf(vpcId, CUT_GROUP.name) ?? CUT_GROUP.name;
+        return [setGroups(eni, [open]), setGroups(eni, groupsIn(vpcId))];
+      })
+    : [];
+  const table = { client: connection.dynamodb, name: connection.tableName };
+  const { denyCredentialsOfRoles: roles } = settings;
+  const denials =
+    roles.length > 0 ? (await getItems(table, [DENIALS_PK], denialsItem)).get(DENIALS_PK) : undefined;
+  const denied = denials?.denied.some((one) => one.instanceId === id) ?? false;
+  const more = (denials?.denied.length ?? 0) > 1;
   const calls: PlannedCall[] = [
-    ...made,
-    ...changes.map((change) => ({
-      call: 'ec2:ModifyNetworkInterfaceAttribute',
-      parameters: { NetworkInterfaceId: change.interfaceId, Groups: change.groups },
-    })),
+    ...(await planGroups(ec2, new Map(vpcs.map((vpcId) => [vpcId, [...wanted.values()]])))),
+    ...before,
+    ...changes.map((change) => setGroups(change.interfaceId, change.groups)),
+    ...after,
+    ...cuts,
+    ...(denied === (profile === 'quarantine')
+      ? []
+      : roles.map((RoleName) => ({
+          call: profile === 'quarantine' || more ? 'iam:PutRolePolicy' : 'iam:DeleteRolePolicy',
+          parameters: { RoleName, PolicyName: DENIAL_POLICY },
+        }))),
   ];
   const reasons = as ? [] : decided.kind === 'fence' ? decided.reasons : [];
   return { ...shown, definition, reasons, left, calls };
 }
 
-/** Which endpoints the rules name changes none of the calls that a plan shows. */
-const NO_ENDPOINTS: ProbationEgress = { kind: 'endpoints', securityGroupIds: [], prefixListIds: [] };
+/** Standby comes before the groups; addresses, and the end of standby, after them. */
+export function planSteps(
+  { vm, isolation }: Pick<ProfileFacts, 'vm' | 'isolation'>,
+  settings: ContainmentSettings,
+  profile: Profile,
+  interfaces: readonly ObservedInterface[],
+  addresses: readonly ElasticIp[],
+  now: Date,
+): { readonly before: readonly PlannedCall[]; readonly after: readonly PlannedCall[] } {
+  const { autoScalingGroup, instanceId } = vm.observation;
+  const known = isolation?.steps ?? [];
+  const standing = known.find((step) => step.kind === 'standby');
+  const customers = interfaces.filter((eni) => eni.managedBy === 'customer').map((eni) => eni.id);
+  const plan = planAddresses(profile, known, addresses, new Set(customers), now);
+  const standby = (call: string, AutoScalingGroupName: string): PlannedCall => ({
+    call: `autoscaling:${call}`,
+    parameters: { AutoScalingGroupName, InstanceIds: [instanceId] },
+  });
+  const enters = profile === 'quarantine' && settings.standby && !standing && autoScalingGroup !== null;
+  return {
+    before: enters ? [standby('EnterStandby', autoScalingGroup)] : [],
+    after: [
+      ...plan.take.map(({ associationId }) => ({
+        call: 'ec2:DisassociateAddress',
+        parameters: { AssociationId: associationId },
+      })),
+      ...plan.give.map((step) => ({
+        call: 'ec2:AssociateAddress',
+        parameters: { AllocationId: step.allocationId, NetworkInterfaceId: step.interfaceId },
+      })),
+      ...(profile !== 'quarantine' && settings.standby && standing
+        ? [standby('ExitStandby', standing.autoScalingGroup)]
+        : []),
+    ],
+  };
+}
 
 /** What decides the profile of one VM. @throws ConnectionError when nobody observed it */
 async function readFacts(connection: Connection, id: string): Promise<ProfileFacts> {

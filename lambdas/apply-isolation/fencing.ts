@@ -15,12 +15,12 @@ import {
 } from '../../lib/domain/isolation.ts';
 import type { OperatorItem } from '../../lib/domain/operator.ts';
 import {
-  CUT_GROUP,
   configuredGroups,
   definitionFor,
+  definitionNamed,
   type GroupSpec,
   groupsOfProfile,
-  type ProfileDefinition,
+  stageGroups,
 } from '../../lib/domain/profiles.ts';
 import type { ObservedInterface, VmItem } from '../../lib/domain/vm.ts';
 import { putVersioned } from '../aws/dynamodb.ts';
@@ -70,28 +70,16 @@ export function specsOf(deps: Deps, fencing: Fencing): readonly GroupSpec[] {
   const name = definitionFor(deps.profiles, fencing.fence.profile, fencing.vm.observation, fencing.tenant);
   return groupsOfProfile(
     name,
-    definitionNamed(deps, name),
+    definitionNamed(deps.profiles, name),
     fencing.tenant,
     deps.profiles.limits,
     deps.probationEgress,
   );
 }
 
-/** Every VPC has them from the first VM on: quarantine must not wait for its group to be made. */
+/** The groups that every VPC has where a VM is enforced. */
 export function commonSpecs(deps: Deps): readonly GroupSpec[] {
-  return [
-    ...(['probation', 'quarantine'] as const).flatMap((stage) =>
-      groupsOfProfile(stage, definitionNamed(deps, stage), null, deps.profiles.limits, deps.probationEgress),
-    ),
-    ...(deps.cutTrackedFlows ? [CUT_GROUP] : []),
-  ];
-}
-
-/** parseProfiles has seen that every name is there. */
-function definitionNamed(deps: Deps, name: string): ProfileDefinition {
-  const definition = deps.profiles.profiles[name];
-  if (!definition) throw new RangeError(`there is no profile ${name}`);
-  return definition;
+  return stageGroups(deps.profiles, deps.probationEgress, deps.cutTrackedFlows);
 }
 
 /** What a VM's interfaces are to carry. In observe mode a group that does not exist stands there by its name. */
@@ -128,7 +116,7 @@ export function targeted(
     named,
     failures,
     target: {
-      kind: definitionNamed(deps, definition).originals ? 'originals' : 'groups',
+      kind: definitionNamed(deps.profiles, definition).originals ? 'originals' : 'groups',
       profile: fence.profile,
       groupsIn: (vpcId) => byVpc.get(vpcId),
       isOwn: (groupId) => groups.isOwn(groupId),

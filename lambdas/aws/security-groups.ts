@@ -169,6 +169,59 @@ export function permission(rule: ResolvedRule, self: string): IpPermission {
   return { ...protocol, UserIdGroupPairs: [{ GroupId: peer.securityGroup }] };
 }
 
+/** What has to change for a group to have the rules of its spec. */
+function ruleChanges(group: SecurityGroup, spec: GroupSpec) {
+  const compare = (is: readonly IpPermission[] | undefined, should: readonly ResolvedRule[]) => {
+    const there = singleRules(is ?? []);
+    const wanted = singleRules(should.map((rule) => permission(rule, group.GroupId ?? '')));
+    return {
+      excess: [...there].filter(([key]) => !wanted.has(key)).map(([, rule]) => rule),
+      missing: [...wanted].filter(([key]) => !there.has(key)).map(([, rule]) => rule),
+    };
+  };
+  return {
+    ingress: compare(group.IpPermissions, spec.ingress),
+    egress: compare(group.IpPermissionsEgress, spec.egress),
+  };
+}
+
+/** A call that would be made, as AWS names it. */
+export interface PlannedCall {
+  readonly call: string;
+  readonly parameters: Readonly<Record<string, unknown>>;
+}
+
+/** EC2 gives it to each new group. */
+const LETS_EVERYTHING_OUT: IpPermission = { IpProtocol: '-1', IpRanges: [{ CidrIp: '0.0.0.0/0' }] };
+
+/** The calls that `ensureGroups` would make. Where a group does not exist yet, its name stands for its id. */
+export async function planGroups(
+  client: EC2Client,
+  wanted: ReadonlyMap<string, readonly GroupSpec[]>,
+): Promise<readonly PlannedCall[]> {
+  const found = await describeOwnGroups(client, [...wanted.keys()]);
+  return [...wanted].flatMap(([VpcId, specs]) =>
+    specs.flatMap((spec) => {
+      const there = found.get(`${VpcId}/${spec.name}`);
+      const made = { GroupId: spec.name, IpPermissionsEgress: [LETS_EVERYTHING_OUT] };
+      const { GroupId = spec.name } = there ?? made;
+      const { ingress, egress } = ruleChanges(there ?? made, spec);
+      const calls: PlannedCall[] = there
+        ? []
+        : [{ call: 'ec2:CreateSecurityGroup', parameters: { GroupName: spec.name, VpcId } }];
+      const change = (call: string, rules: readonly IpPermission[]) => {
+        if (rules.length > 0)
+          calls.push({ call: `ec2:${call}`, parameters: { GroupId, IpPermissions: rules } });
+      };
+      change('RevokeSecurityGroupIngress', ingress.excess);
+      change('RevokeSecurityGroupEgress', egress.excess);
+      for (const rule of ingress.missing) change('AuthorizeSecurityGroupIngress', [rule]);
+      for (const rule of egress.missing) change('AuthorizeSecurityGroupEgress', [rule]);
+      return calls;
+    }),
+  );
+}
+
 const HEAL_ATTEMPTS = 3;
 
 async function healRules(
@@ -179,15 +232,7 @@ async function healRules(
   attempt = 1,
 ): Promise<void> {
   const GroupId = group.GroupId ?? '';
-  const compare = (is: readonly IpPermission[] | undefined, should: readonly ResolvedRule[]) => {
-    const [there, wanted] = [singleRules(is ?? []), singleRules(should.map((r) => permission(r, GroupId)))];
-    return {
-      excess: [...there].filter(([key]) => !wanted.has(key)).map(([, rule]) => rule),
-      missing: [...wanted].filter(([key]) => !there.has(key)).map(([, rule]) => rule),
-    };
-  };
-  const ingress = compare(group.IpPermissions, spec.ingress);
-  const egress = compare(group.IpPermissionsEgress, spec.egress);
+  const { ingress, egress } = ruleChanges(group, spec);
   try {
     // Close before opening.
     if (ingress.excess.length > 0) {

@@ -8,6 +8,7 @@ import * as logs from 'aws-cdk-lib/aws-logs';
 import type * as sns from 'aws-cdk-lib/aws-sns';
 import type * as sqs from 'aws-cdk-lib/aws-sqs';
 import { Construct } from 'constructs';
+import type { ContainmentSettings } from '../domain/containment.ts';
 import { LAUNCH_HOOK } from '../domain/launch.ts';
 import { AgentAccess } from './agent-access.ts';
 import { AgentApi } from './agent-api.ts';
@@ -42,6 +43,7 @@ import { AGENT_SOURCE, EventBus, OWN_SOURCE } from './event-bus.ts';
 import { HeaderBucket } from './header-bucket.ts';
 import { Health, type WatchedFunction } from './health.ts';
 import { asFindingsName, IsolationPowers } from './isolation-powers.ts';
+import { OperatorAccess } from './operator-access.ts';
 import { PipelineFunction } from './pipeline-function.ts';
 import {
   POLICY_FOLDER,
@@ -105,9 +107,12 @@ export class Casemate extends Construct {
   readonly mode: 'observe' | 'enforce';
   /** Of the VMs, the share that `enforce` counts for. */
   readonly enforceShare: number;
+  /** What containing a VM does. */
+  readonly containment: ContainmentSettings;
   /** Scheme and host that agents are configured with. */
   readonly apiOrigin: string;
   readonly agents: AgentAccess;
+  readonly operators: OperatorAccess;
   readonly health: Health;
   /** Malformed input, each with its reason. */
   readonly rejected: sqs.Queue;
@@ -180,6 +185,13 @@ export class Casemate extends Construct {
     const diskKey = { DISK_KEY_ID: this.keys.disks.keyArn };
     const apiFunction = { timeout: Duration.seconds(10), memorySize: 512 };
     this.enforceShare = props.enforceShare ?? 1;
+    this.containment = {
+      probationEgress: copied(probationEgress),
+      cutTrackedFlows: props.cutTrackedFlows ?? false,
+      detachElasticIps: props.detachElasticIps ?? false,
+      standby: props.standby ?? false,
+      denyCredentialsOfRoles: [...(props.denyCredentialsOfRoles ?? [])],
+    };
     const enforcement = { ...mode, ENFORCE_SHARE: String(this.enforceShare) };
     const queueFunction = { timeout: QUEUE_FUNCTION_TIMEOUT, memorySize: 512 };
     this.functions = {
@@ -399,6 +411,7 @@ export class Casemate extends Construct {
       bus: this.bus,
       roleNames: props.agentRoleNames ?? [],
     });
+    this.operators = new OperatorAccess(this, 'Operators', { state: this.state, bus: this.bus });
     this.health = new Health(this, 'Health', {
       functions: [
         ...FUNCTION_NAMES.map((name): WatchedFunction => {

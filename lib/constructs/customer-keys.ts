@@ -41,6 +41,11 @@ const STATE_USES = {
   },
 } as const;
 
+/** A role, or a policy that is for roles. */
+export interface Grantee {
+  addToPolicy(statement: iam.PolicyStatement): unknown;
+}
+
 /**
  * The customer keys. "May decrypt state" is an everyday power of every function, "may unwrap a disk key" is the
  * power that everything here guards, and recovery keys are opened by operators alone: a key each.
@@ -144,7 +149,7 @@ export class CustomerKeys extends Construct {
   }
 
   /** Use the state key, but only through the service that holds the encrypted thing. */
-  grantStateThrough(role: iam.Role, use: keyof typeof STATE_USES): void {
+  grantStateThrough(role: Grantee, use: keyof typeof STATE_USES): void {
     const { sid, service, actions } = STATE_USES[use];
     role.addToPolicy(
       new iam.PolicyStatement({

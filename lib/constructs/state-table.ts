@@ -2,7 +2,7 @@ import { RemovalPolicy } from 'aws-cdk-lib';
 import * as dynamodb from 'aws-cdk-lib/aws-dynamodb';
 import * as iam from 'aws-cdk-lib/aws-iam';
 import { Construct } from 'constructs';
-import type { CustomerKeys } from './customer-keys.ts';
+import type { CustomerKeys, Grantee } from './customer-keys.ts';
 import type { PartitionKind } from './partition-kinds.ts';
 
 export interface StateTableProps {
@@ -36,7 +36,7 @@ export class StateTable extends Construct {
   }
 
   /** Items of these kinds and no others. Nobody may delete one: a key that was wrapped is never lost. */
-  grant(role: iam.Role, kinds: KindsOfFunction): void {
+  grant(role: Grantee, kinds: KindsOfFunction): void {
     const { reads, puts, updates = [] } = kinds;
     const allow = (sid: string, actions: string[], of: readonly PartitionKind[]) => {
       if (of.length > 0) role.addToPolicy(this.statement(sid, actions, of));
@@ -51,7 +51,7 @@ export class StateTable extends Construct {
    * The whole table, to read, and items of these kinds to put. A Scan has no leading key that a condition could
    * look at.
    */
-  grantScan(role: iam.Role, puts: readonly PartitionKind[] = []): void {
+  grantScan(role: Grantee, puts: readonly PartitionKind[] = []): void {
     role.addToPolicy(
       new iam.PolicyStatement({
         sid: 'ReadAllKinds',

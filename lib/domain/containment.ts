@@ -1,6 +1,7 @@
 import * as z from 'zod';
 import { interfaceId, utcTime } from './ids.ts';
 import type { Profile } from './isolation.ts';
+import { probationEgress } from './probation-egress.ts';
 import type { ObservedInterface } from './vm.ts';
 
 /**
@@ -155,6 +156,16 @@ export type AddressPlan = {
   /** To be given back, and meanwhile on another interface: reported, not taken from there. */
   readonly elsewhere: readonly string[];
 };
+
+/** What a deployment does to contain a VM, as an output of its stack says it: for whoever plans from outside. */
+export const containmentSettings = z.strictObject({
+  probationEgress,
+  cutTrackedFlows: z.boolean(),
+  detachElasticIps: z.boolean(),
+  standby: z.boolean(),
+  denyCredentialsOfRoles: z.array(z.string()),
+});
+export type ContainmentSettings = z.infer<typeof containmentSettings>;
 
 /** What is to be done about the Elastic IP addresses of a VM: taken in quarantine, given back out of it. */
 export function planAddresses(

@@ -2,21 +2,13 @@ import { createHash } from 'node:crypto';
 import * as z from 'zod';
 import { groupId } from './ids.ts';
 import { type Profile, profileName } from './isolation.ts';
+import type { ProbationEgress } from './probation-egress.ts';
 import type { Observation } from './vm.ts';
 
 /** Whose VM it is. */
 export const TENANT_TAG = 'casemate:tenant';
 
-/** What VMs in probation may reach: the interface endpoints that an agent needs, or HTTPS anywhere. */
-export const probationEgress = z.discriminatedUnion('kind', [
-  z.strictObject({
-    kind: z.literal('endpoints'),
-    securityGroupIds: z.array(z.string().startsWith('sg-')),
-    prefixListIds: z.array(z.string().startsWith('pl-')),
-  }),
-  z.strictObject({ kind: z.literal('https-anywhere') }),
-]);
-export type ProbationEgress = z.infer<typeof probationEgress>;
+export { type ProbationEgress, probationEgress } from './probation-egress.ts';
 
 const port = z.number().int().min(0).max(65_535);
 
@@ -254,6 +246,29 @@ export function groupsOfProfile(
     });
   }
   return groups.length > 0 ? groups : [{ name: base, profile: name, ingress: [], egress: [] }];
+}
+
+/**
+ * What every VPC has from the first VM on that is enforced there: quarantine must not wait for its group to be made.
+ */
+export function stageGroups(
+  profiles: Profiles,
+  egress: ProbationEgress,
+  cutTrackedFlows: boolean,
+): readonly GroupSpec[] {
+  return [
+    ...(['probation', 'quarantine'] as const).flatMap((stage) =>
+      groupsOfProfile(stage, definitionNamed(profiles, stage), null, profiles.limits, egress),
+    ),
+    ...(cutTrackedFlows ? [CUT_GROUP] : []),
+  ];
+}
+
+/** parseProfiles has seen that every name is there. */
+export function definitionNamed(profiles: Profiles, name: string): ProfileDefinition {
+  const definition = profiles.profiles[name];
+  if (!definition) throw new RangeError(`there is no profile ${name}`);
+  return definition;
 }
 
 function resolved(of: z.infer<typeof rule>): ResolvedRule {

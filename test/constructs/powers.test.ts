@@ -56,16 +56,20 @@ const SERVICE: Record<string, string> = {
   'client-dynamodb': 'dynamodb',
   'client-ec2': 'ec2',
   'client-eventbridge': 'events',
+  'client-cloudformation': 'cloudformation',
   'client-iam': 'iam',
+  'client-sts': 'sts',
   'client-kms': 'kms',
   'client-s3': 's3',
   'client-sqs': 'sqs',
 };
 
-/** The AWS calls that are left of a function when what it does not use is shaken off. */
-async function callsOf(name: string): Promise<string[]> {
+const callsOf = (name: string) => callsFrom(`lambdas/${name}/index.ts`);
+
+/** The AWS calls that are left of a program when what it does not use is shaken off. */
+async function callsFrom(file: string): Promise<string[]> {
   const { outputFiles } = await build({
-    entryPoints: [fileURLToPath(new URL(`../../lambdas/${name}/index.ts`, import.meta.url))],
+    entryPoints: [fileURLToPath(new URL(`../../${file}`, import.meta.url))],
     bundle: true,
     write: false,
     format: 'esm',
@@ -230,6 +234,38 @@ describe('disk keys and networks', () => {
   });
 });
 
+describe('the policy for operators', () => {
+  const policy = stack.only('AWS::IAM::ManagedPolicy', 'OperatorsPolicy');
+  const powers = statements(policy.Properties.PolicyDocument);
+
+  test('allows exactly the AWS calls of the casemate commands', async () => {
+    const others = [
+      // Of the embedded cloud alone.
+      'ec2:RunInstances',
+      'ec2:TerminateInstances',
+      // Needs no permission.
+      'sts:GetCallerIdentity',
+      // RecoveryPolicyArn.
+      'kms:Decrypt',
+    ];
+    const called = (await callsFrom('bin/cli/main.ts')).filter((call) => !others.includes(call));
+    const granted = powers.filter((statement) => !touches(statement, stack.stateKey.id));
+    expect(actionsOf(granted)).toEqual(called);
+  });
+
+  test('lets operators write what they decided, and open guards, and say so', () => {
+    const put = powers.find((statement) => statement.actions.includes('dynamodb:PutItem'));
+    expect(put?.Condition['ForAllValues:StringLike']).toEqual({
+      'dynamodb:LeadingKeys': ['operator#*', 'guard#*'],
+    });
+    const said = powers.find((statement) => statement.actions.includes('events:PutEvents'));
+    expect(said?.Condition['ForAllValues:StringEquals']).toMatchObject({
+      'events:source': ['casemate'],
+      'events:detail-type': ['Operator Decided'],
+    });
+  });
+});
+
 describe('the function that denies credentials', () => {
   const role = withAllSteps.only('AWS::IAM::Role', 'DenyCredentialsDenierRole');
   const powers = withAllSteps.powersOf(role);
@@ -248,7 +284,7 @@ describe('the function that denies credentials', () => {
   test('changes the named roles alone, and nobody else changes any', () => {
     const [iam, ...more] = ofService(powers, 'iam');
     expect(more).toEqual([]);
-    expect(iam?.resources.map((arn) => /:role\/[^"]*/.exec(arn)?.[0])).toEqual([':role/web', ':role/db']);
+    expect(iam?.resources.map((arn) => /:role\/[^"]*/.exec(arn)?.[0])).toEqual([':role/db', ':role/web']);
     for (const other of withAllSteps.ofType('AWS::IAM::Role').filter(({ id }) => id !== role.id)) {
       expect(ofService(withAllSteps.powersOf(other), 'iam')).toEqual([]);
     }

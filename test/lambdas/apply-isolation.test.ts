@@ -252,6 +252,28 @@ describe('when AWS says no', () => {
   });
 });
 
+test('a VM that terminates between the record and the change ends nothing else, and is left alone from then on', async () => {
+  const other = launch(world, 2);
+  await observed(other);
+  world.stand(async (call, go) => {
+    if (call.name === 'ModifyNetworkInterfaceAttribute') {
+      vm.state = 'terminated';
+      vm.interfaces = [];
+    }
+    return go();
+  });
+  await expect(run(changed(), changed(other.id))).resolves.toEqual({
+    batchItemFailures: [{ itemIdentifier: 'm-1' }],
+  });
+  expect(other.interfaces[0]?.groups).toEqual([groupOf('casemate-probation')?.GroupId]);
+  expect(item(other.id)).toMatchObject({ applied: true });
+  // What it had is not forgotten with its interface, and its message finds nothing to do once it was looked at.
+  expect(item()).toMatchObject({ interfaces: [{ originals: ORIGINALS }] });
+  await observed(vm);
+  await expect(run(changed())).resolves.toEqual({ batchItemFailures: [] });
+  expect(changes()).toEqual([]);
+});
+
 test('of two workers at once one wins, the other looks again, and the originals are recorded once', async () => {
   const answers = await Promise.all([run(changed()), run(changed())]);
   expect(answers.flatMap((a) => a.batchItemFailures)).toEqual([]);

@@ -4,7 +4,8 @@ import { fileURLToPath } from 'node:url';
 import { marshall, unmarshall } from '@aws-sdk/util-dynamodb';
 import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { runningLocally } from '../../../bin/cli/connection.ts';
-import { changedSince } from '../../../bin/cli/isolation.ts';
+import { changedSince, planSteps } from '../../../bin/cli/isolation.ts';
+import type { AddressStep, ContainmentSettings, StandbyStep } from '../../../lib/domain/containment.ts';
 import { serve } from '../../agent/harness.ts';
 import {
   AT,
@@ -26,6 +27,17 @@ const inAws = local ? describe.skip : describe;
 // Each test starts the command line as a process, which takes seconds on a machine that is busy.
 jest.setTimeout(60_000);
 
+const OPENED = `<item><groupId>${QUARANTINE}</groupId><groupName>casemate-quarantine</groupName>
+  <vpcId>vpc-0a1b2c3d4e5f60718</vpcId><ipPermissions><item><ipProtocol>tcp</ipProtocol><fromPort>22</fromPort>
+  <toPort>22</toPort><ipRanges><item><cidrIp>0.0.0.0/0</cidrIp></item></ipRanges></item></ipPermissions></item>`;
+const EVERY_STEP: ContainmentSettings = {
+  probationEgress: { kind: 'https-anywhere' },
+  cutTrackedFlows: true,
+  detachElasticIps: true,
+  standby: true,
+  denyCredentialsOfRoles: ['web'],
+};
+
 type Row = Record<string, unknown>;
 interface Posted {
   readonly Entries: readonly { readonly DetailType: string; readonly Detail: string }[];
@@ -37,12 +49,14 @@ inAws(
   () => {
     let server: Awaited<ReturnType<typeof serve>>;
     let rows: Map<string, Row>;
+    let opened = false;
     let posted: Posted['Entries'][number][];
     let deleted: Set<string>;
     /** Before somebody's Put is looked at: what another operator does in that moment. */
     let meanwhile: (() => void) | undefined;
     let act: () => void;
     let mode: string;
+    let containment: ContainmentSettings | undefined;
 
     beforeAll(async () => {
       server = await serve(async (request, body, response) => {
@@ -89,6 +103,12 @@ inAws(
             return answer(
               `<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>${ADA}</Arn></GetCallerIdentityResult></GetCallerIdentityResponse>`,
             );
+          case 'DescribeAddresses':
+            return answer(
+              `<DescribeAddressesResponse><addressesSet><item><allocationId>eipalloc-00000001</allocationId>
+              <associationId>eipassoc-00000001</associationId><networkInterfaceId>${anInterface().id}</networkInterfaceId>
+              <privateIpAddress>10.0.0.7</privateIpAddress></item></addressesSet></DescribeAddressesResponse>`,
+            );
           case 'DescribeNetworkInterfaces':
             return answer(
               `<DescribeNetworkInterfacesResponse><networkInterfaceSet><item>
@@ -98,6 +118,12 @@ inAws(
             </item></networkInterfaceSet></DescribeNetworkInterfacesResponse>`,
             );
           case 'DescribeSecurityGroups': {
+            if (query.get('Filter.1.Name') === 'vpc-id') {
+              // Somebody opened the group of quarantine to the inside.
+              return answer(
+                `<DescribeSecurityGroupsResponse><securityGroupInfo>${opened ? OPENED : ''}</securityGroupInfo></DescribeSecurityGroupsResponse>`,
+              );
+            }
             const ids = [...query]
               .filter(([key, value]) => key.includes('.Value.') && value.startsWith('sg-'))
               .map(([, value]) => value);
@@ -107,7 +133,12 @@ inAws(
             );
           }
           default: {
-            const outputs = { TableName: 'state', Mode: mode, BusName: 'casemate' };
+            const outputs = {
+              TableName: 'state',
+              Mode: mode,
+              BusName: 'casemate',
+              ...(containment ? { Containment: JSON.stringify(containment) } : {}),
+            };
             const members = Object.entries(outputs).map(
               ([key, value]) =>
                 `<member><OutputKey>${key}</OutputKey><OutputValue>${value}</OutputValue></member>`,
@@ -131,6 +162,8 @@ inAws(
       deleted = new Set();
       meanwhile = undefined;
       mode = 'enforce';
+      containment = undefined;
+      opened = false;
       put(aVm(), aPosture({ validUntil: new Date(Date.now() + 900_000).toISOString() }), anIsolation());
       act = () => put(contained());
     });
@@ -278,6 +311,33 @@ inAws(
       expect(posted).toEqual([]);
     });
 
+    test.each(['enforce', 'observe'])(
+      'plan shows repairs of rules and every step, in %s, too',
+      async (how) => {
+        mode = how;
+        containment = EVERY_STEP;
+        opened = true;
+        put(aVm({ observation: { autoScalingGroup: 'web' } }));
+        const { stdout } = await run('plan', VM_ID, '--profile', 'quarantine', '--json');
+        const { calls } = JSON.parse(stdout) as {
+          calls: { call: string; parameters: Record<string, unknown> }[];
+        };
+        const repair = calls.find(({ call }) => call === 'ec2:RevokeSecurityGroupIngress');
+        expect(repair?.parameters).toMatchObject({ GroupId: QUARANTINE, IpPermissions: [{ FromPort: 22 }] });
+        const steps = calls.slice(calls.findIndex(({ call }) => call === 'autoscaling:EnterStandby'));
+        const eni = anInterface().id;
+        expect(steps.map(({ call, parameters }) => [call, parameters['Groups'] ?? ''])).toEqual([
+          ['autoscaling:EnterStandby', ''],
+          ['ec2:ModifyNetworkInterfaceAttribute', [QUARANTINE]],
+          ['ec2:DisassociateAddress', ''],
+          ['ec2:ModifyNetworkInterfaceAttribute', ['casemate-cut']],
+          ['ec2:ModifyNetworkInterfaceAttribute', [QUARANTINE]],
+          ['iam:PutRolePolicy', ''],
+        ]);
+        expect(steps[1]?.parameters['NetworkInterfaceId']).toBe(eni);
+      },
+    );
+
     test('plan of a VM that is where it belongs changes no interface', async () => {
       const { stdout } = await run('plan', VM_ID);
       expect(stdout).toContain('workload (enforce)');
@@ -373,5 +433,31 @@ describe('what changed since an interface was taken', () => {
   test('is an interface that started fenced, unless groups were named for it', () => {
     expect(changed({ originals: [] })).toMatchObject([{ gets: [] }]);
     expect(changed({ originals: [] }, [], [ENI], { [ENI]: ['sg-0000aaaa'] })).toEqual([]);
+  });
+});
+
+describe('steps that are planned beyond groups', () => {
+  test('take back what was done, once a VM is out of quarantine', () => {
+    const at = AT;
+    const standby: StandbyStep = {
+      kind: 'standby',
+      autoScalingGroup: 'web',
+      replaced: true,
+      state: 'done',
+      at,
+    };
+    const address: AddressStep = {
+      kind: 'elastic-ip',
+      interfaceId: anInterface().id,
+      allocationId: 'eipalloc-00000001',
+      privateAddress: '10.0.0.7',
+      state: 'done',
+      at,
+    };
+    const facts = { vm: aVm(), isolation: anIsolation({ steps: [standby, address] }) };
+    const free = [{ allocationId: address.allocationId, association: undefined }];
+    const { before, after } = planSteps(facts, EVERY_STEP, 'workload', [anInterface()], free, new Date(AT));
+    expect(before).toEqual([]);
+    expect(after.map(({ call }) => call)).toEqual(['ec2:AssociateAddress', 'autoscaling:ExitStandby']);
   });
 });
