@@ -13,7 +13,7 @@ import { deviceAt } from './device.ts';
 import { alone, isDone, outcomeLine, passOverDisks, waitForDisks } from './drive.ts';
 import { DiskError } from './error.ts';
 import { mountedAt, unmount } from './filesystem.ts';
-import { mappingName } from './mapping.ts';
+import { mappingName, mappingUuid } from './mapping.ts';
 import { createDiskParts, type DiskParts } from './parts.ts';
 import { listDisks } from './pipeline.ts';
 import { createProgress } from './progress.ts';
@@ -101,12 +101,15 @@ export function addDiskCommands(program: Command, defaultConfig: string): void {
       const config = readConfig(options.config);
       openStateDir(config.stateDir);
       const parts = createDiskParts(offline(config), runTool, log);
-      await alone(config.stateDir, async () => {
+      const wasOpen = await alone(config.stateDir, async () => {
+        if (mappingUuid(volume) === undefined) return false;
         const mounted = await mountedAt(runTool, volume);
         if (mounted) await unmount(runTool, mounted.target);
         await parts.cryptsetup.close(mappingName(volume));
+        return true;
       });
-      print(options.json, { volumeId: volume, open: false }, `${volume}: closed`);
+      const said = wasOpen ? 'closed' : 'is not open: nothing to close';
+      print(options.json, { volumeId: volume, open: false, wasOpen }, `${volume}: ${said}`);
     });
 
   command('format', 'format a device by hand, where the agent alone would not')

@@ -7,6 +7,7 @@ import { signaturesOf } from './device.ts';
 import { DiskError } from './error.ts';
 import { mappingPath } from './mapping.ts';
 import { mountBySystemd, SYSTEMD, systemdMounts } from './mount-unit.ts';
+import { whileWaiting } from './progress.ts';
 import { type RunTool, ToolError } from './tool.ts';
 
 type Wishes = Pick<ListedVolume, 'volumeId' | 'filesystem' | 'mountPoint'>;
@@ -21,7 +22,9 @@ export function wantedFilesystem(volume: Wishes): Filesystem | undefined {
 /** Makes a file system on an opened disk that was never confirmed, so that nothing can be on it. */
 export async function makeFilesystem(run: RunTool, device: string, filesystem: Filesystem): Promise<void> {
   const quietly = { ext4: ['-q', '-F'], xfs: ['-q', '-f'] }[filesystem];
-  await tool(run, `mkfs.${filesystem}`, [...quietly, device], 30 * 60);
+  await whileWaiting(`making ${filesystem} on ${device}`, process.stderr, () =>
+    tool(run, `mkfs.${filesystem}`, [...quietly, device], 30 * 60),
+  );
 }
 
 const mounts = z.looseObject({
@@ -89,11 +92,15 @@ export async function unmount(run: RunTool, target: string): Promise<void> {
 export async function growFilesystem(run: RunTool, volumeId: string): Promise<void> {
   const device = mappingPath(volumeId);
   const found = (await signaturesOf(run, device)).map((each) => each.type);
-  if (found.includes('ext4')) await tool(run, 'resize2fs', [device], 30 * 60);
+  const grow = (name: string, target: string) =>
+    whileWaiting(`growing the file system on ${device}`, process.stderr, () =>
+      tool(run, name, [target], 30 * 60),
+    );
+  if (found.includes('ext4')) await grow('resize2fs', device);
   else if (found.includes('xfs')) {
     const mounted = await mountedAt(run, volumeId);
     if (!mounted) throw new DiskError('FILESYSTEM_UNEXPECTED', 'xfs grows only while it is mounted');
-    await tool(run, 'xfs_growfs', [mounted.target], 30 * 60);
+    await grow('xfs_growfs', mounted.target);
   }
 }
 

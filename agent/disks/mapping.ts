@@ -19,19 +19,21 @@ export function mappingPath(volumeId: string): string {
  * @param disk the LUKS UUID; undefined for BitLocker
  */
 export function isOpen(volumeId: string, disk: string | undefined, sysfs: string = SYSFS): boolean {
+  const uuid = mappingUuid(volumeId, sysfs);
+  if (uuid === undefined) return false;
+  const kind = disk === undefined ? 'CRYPT-BITLK-' : `CRYPT-LUKS2-${disk.replaceAll('-', '')}-`;
+  if (uuid.startsWith(kind)) return true;
+  throw new DiskError('DEVICE_FAILED', `${mappingPath(volumeId)} is another device (${uuid})`);
+}
+
+/** The UUID of the mapping with the volume's name, whatever it maps; undefined when there is none. */
+export function mappingUuid(volumeId: string, sysfs: string = SYSFS): string | undefined {
   const folder = join(sysfs, 'class/block');
-  if (!existsSync(folder)) return false;
-  for (const name of readdirSync(folder)) {
-    const dm = join(folder, name, 'dm');
-    if (!existsSync(dm) || read(join(dm, 'name')) !== mappingName(volumeId)) continue;
-    const uuid = read(join(dm, 'uuid'));
-    const kind = disk === undefined ? 'CRYPT-BITLK-' : `CRYPT-LUKS2-${disk.replaceAll('-', '')}-`;
-    if (!uuid.startsWith(kind)) {
-      throw new DiskError('DEVICE_FAILED', `${mappingPath(volumeId)} is another device (${uuid})`);
-    }
-    return true;
-  }
-  return false;
+  if (!existsSync(folder)) return undefined;
+  const dm = readdirSync(folder)
+    .map((name) => join(folder, name, 'dm'))
+    .find((each) => existsSync(each) && read(join(each, 'name')) === mappingName(volumeId));
+  return dm && read(join(dm, 'uuid'));
 }
 
 const read = (path: string) => readFileSync(path, 'utf8').trim();

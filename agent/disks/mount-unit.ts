@@ -17,7 +17,7 @@ export interface Systemd {
   readonly booted: string;
   /** Brings units from the folder into systemd; the packages install it. */
   readonly generator: string;
-  /** What the generator copies. */
+  /** What the generator copies: there whatever the agent's stateDir, which a generator does not read. */
   readonly mounts: string;
 }
 

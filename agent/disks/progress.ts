@@ -46,3 +46,33 @@ export function createProgress(title: string, out: NodeJS.WriteStream): Progress
     },
   };
 }
+
+/** Nothing is shown of what is over at once. */
+const QUIET_MS = 2000;
+
+/**
+ * Shows for how long something is at work that does not say how far it is: mkfs and the growing of file systems. On a
+ * terminal the seconds; elsewhere one line that it goes on.
+ */
+export async function whileWaiting<T>(
+  title: string,
+  out: { readonly isTTY?: boolean; write(text: string): unknown },
+  work: () => Promise<T>,
+  tickMs = 1000,
+): Promise<T> {
+  const began = performance.now();
+  let drawn = false;
+  const ticking = setInterval(() => {
+    const elapsed = performance.now() - began;
+    if (elapsed < QUIET_MS) return;
+    if (out.isTTY) out.write(`\r\x1b[K${title} for ${Math.floor(elapsed / 1000)} s`);
+    else if (!drawn) out.write(`${title}, which takes a while\n`);
+    drawn = true;
+  }, tickMs);
+  try {
+    return await work();
+  } finally {
+    clearInterval(ticking);
+    if (drawn && out.isTTY) out.write('\n');
+  }
+}

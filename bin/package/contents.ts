@@ -38,6 +38,7 @@ export function contents(
       content: ours('packaging/casemate-mounts.sh'),
     },
     { path: `${LIBRARY}/agent/main.mjs`, mode: 0o644, content: bundle.code },
+    { path: `${LIBRARY}/bin/casemate-mounted`, mode: 0o755, content: ours('packaging/casemate-mounted.sh') },
     { path: `${LIBRARY}/bin/node`, mode: 0o755, content: programs('node') },
     { path: `${LIBRARY}/native/build/casemate.node`, mode: 0o644, content: programs('casemate.node') },
     ...units.map((name): PackagedFile => {
@@ -48,6 +49,7 @@ export function contents(
       };
     }),
     { path: `${DOCUMENTATION}/agent.md`, mode: 0o644, content: ours('docs/agent.md') },
+    { path: `${DOCUMENTATION}/disks.md`, mode: 0o644, content: ours('docs/disks.md') },
     { path: `${DOCUMENTATION}/copyright`, mode: 0o644, content: licences(project, bundle, ofNode) },
   ];
 }

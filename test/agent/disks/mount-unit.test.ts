@@ -1,6 +1,8 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import {
@@ -108,5 +110,64 @@ suite(`mounting by systemd${hasSystemd ? '' : ' (skipped: systemd is not on this
       `dev-mapper-casemate\\x2dvol\\x2d0123456789abcdef0.device.d/50-casemate.conf`,
     );
     expect(readFileSync(patience, 'utf8')).toContain('JobRunningTimeoutSec=infinity');
+  });
+});
+
+const packaging = (name: string) => fileURLToPath(new URL(`../../../packaging/${name}`, import.meta.url));
+
+suite(`waiting for a mount${hasSystemd ? '' : ' (skipped: systemd is not on this machine)'}`, () => {
+  test('has a unit that systemd finds nothing wrong with, and a consumer that requires it', () => {
+    const unit = readFileSync(packaging('systemd/casemate-mounted@.service'), 'utf8')
+      // The program that the package installs, and units that this machine has not.
+      .replace('/usr/lib/casemate/bin/casemate-mounted', packaging('casemate-mounted.sh'))
+      .replace('Wants=casemate-disks.service\n', '');
+    writeFileSync(join(folder.path, 'casemate-mounted@.service'), unit);
+    const consumer = join(folder.path, 'consumer.service');
+    const documented = /```\n(\[Unit\]\nRequiresMountsFor=[^`]+)```/.exec(
+      readFileSync(fileURLToPath(new URL('../../../docs/disks.md', import.meta.url)), 'utf8'),
+    )?.[1];
+    expect(documented).toContain('After=casemate-mounted@srv-data.service');
+    writeFileSync(consumer, `${documented}\n[Service]\nExecStart=/bin/true\n`);
+    const { status, stderr } = spawnSync('systemd-analyze', ['verify', '--man=no', consumer], {
+      encoding: 'utf8',
+      env: { PATH: process.env['PATH'], SYSTEMD_UNIT_PATH: `${folder.path}:` },
+    });
+    expect([status, stderr]).toEqual([0, '']);
+  });
+});
+
+/** A tmpfs may be mounted under any name of a device. */
+function mountAs(source: string, at: string): boolean {
+  return spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', source, at]).status === 0;
+}
+const probe = temporaryFolder();
+const mayMount = mountAs('casemate-test', probe.path);
+if (mayMount) spawnSync('umount', [probe.path]);
+probe.remove();
+
+describe(`what waits for a mount${mayMount ? '' : ' (skipped: not allowed to mount)'}`, () => {
+  const maybe = mayMount ? test : test.skip;
+  maybe('ends when a disk of Casemate’s is mounted, and not for another file system', async () => {
+    const at = join(folder.path, 'data');
+    mkdirSync(at);
+    const child = spawn('sh', [packaging('casemate-mounted.sh'), at], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let said = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      said += text;
+    });
+    const ended = once(child, 'close');
+    try {
+      expect(mountAs('/dev/mapper/other', at)).toBe(true);
+      await sleep(1500);
+      expect([child.exitCode, said]).toEqual([null, `casemate: waiting for the disk of ${at}\n`]);
+      spawnSync('umount', [at]);
+      expect(mountAs('/dev/mapper/casemate-vol-0123456789abcdef0', at)).toBe(true);
+      await expect(ended).resolves.toEqual([0, null]);
+    } finally {
+      child.kill();
+      while (spawnSync('umount', [at]).status === 0);
+    }
   });
 });

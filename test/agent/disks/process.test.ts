@@ -135,6 +135,11 @@ describeWithCryptsetup('casemate-agent with the real functions', () => {
     await expect(open.ended).resolves.toBe(0);
     expect(open.stdout()).toContain(`${volume}: proven, ${device}`);
 
+    // A file stands for the device, and is never mapped.
+    const close = start('disk', 'close', volume, '--json');
+    await expect(close.ended).resolves.toBe(0);
+    expect(JSON.parse(close.stdout())).toEqual({ volumeId: volume, open: false, wasOpen: false });
+
     const rotate = start('disk', 'rotate', volume);
     await expect(rotate.ended).resolves.toBe(0);
     expect(rotate.stdout()).toBe(`${volume}: key 2 active\n`);
