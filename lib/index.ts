@@ -1,4 +1,5 @@
 /** What other people's CDK apps import. */
+export { AgentAssociation, type AgentAssociationProps } from './constructs/agent-association.ts';
 export { Casemate, type CasemateProps } from './constructs/casemate.ts';
 export type {
   CallerIdentity,

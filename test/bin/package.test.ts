@@ -1,6 +1,14 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -41,6 +49,47 @@ function output(tool: string, ...args: string[]): string {
 }
 
 const sha256 = (file: string) => createHash('sha256').update(readFileSync(file)).digest('hex');
+
+/** Why no Debian is made here to install on; an empty text when one is. */
+function whyNoDebian(): string {
+  if (spawnSync('mmdebstrap', ['--version']).error) return ' (skipped: mmdebstrap is not on this machine)';
+  if (process.getuid?.() !== 0) return ' (skipped: not root)';
+  return '';
+}
+
+/** Makes a Debian, plays on-debian.sh in it, and gives what that wrote down. */
+function onDebian(deb: string, rpm: string): (name: string) => string {
+  const outcome = join(folder, 'debian');
+  mkdirSync(outcome);
+  const made = spawnSync(
+    'mmdebstrap',
+    [
+      ...['--quiet', '--variant=apt', '--include=systemd', '--dpkgopt=force-unsafe-io'],
+      `--customize-hook=${join(PROJECT, 'test/bin/on-debian.sh')}`,
+      ...['--skip=cleanup', 'bookworm', '/dev/null'],
+    ],
+    {
+      encoding: 'utf8',
+      // Of the machine's own mirror, whatever that is.
+      env: {
+        ...process.env,
+        DEB: deb,
+        RPM: rpm,
+        INSTALL: join(PROJECT, 'packaging/install-agent.sh'),
+        CONFIG: JSON.stringify({
+          region: 'eu-west-1',
+          apiUrl: 'http://127.0.0.1:9/v1',
+          busName: 'casemate',
+          metadataEndpoint: 'http://127.0.0.1:9',
+        }),
+        OUTCOME: outcome,
+        TMPDIR: '/var/tmp',
+      },
+    },
+  );
+  if (made.status !== 0) throw new Error(made.stderr);
+  return (name) => readFileSync(join(outcome, name), 'utf8');
+}
 
 suite(`the packages${reason}`, () => {
   let deb: string;
@@ -152,7 +201,10 @@ suite(`the packages${reason}`, () => {
         // The command that they start is not installed here.
         writeFileSync(
           copy,
-          installed(`usr/lib/systemd/system/${name}`).replaceAll('=/usr/bin/', `=${tree}/usr/bin/`),
+          installed(`usr/lib/systemd/system/${name}`).replaceAll(
+            /=(?=\/usr\/(bin|lib\/casemate)\/)/g,
+            `=${tree}`,
+          ),
         );
         return copy;
       });
@@ -175,6 +227,34 @@ suite(`the packages${reason}`, () => {
       );
     }
   });
+
+  const noDebian = whyNoDebian();
+  (noDebian ? test.skip : test)(
+    `install by apt on a Debian, run, and go again but for the VM’s key${noDebian}`,
+    () => {
+      const outcome = onDebian(deb, rpm);
+      expect([outcome('wrong-sum'), outcome('refused')]).toEqual(['', '']);
+      // Once with the wrong sum, once with the right one, and not when it is there already.
+      expect(outcome('fetched')).toBe('2\n');
+      expect(outcome('version')).toBe(`${version}\n`);
+      // What dpkg finds changed since it was unpacked.
+      expect(outcome('verify')).toBe('');
+      expect(outcome('enabled')).toBe('enabled\n'.repeat(3));
+      expect(JSON.parse(outcome('probe'))).toMatchObject({ schema: 'casemate-probe/1' });
+      expect(outcome('unconfigured')).toMatch(/^casemate-agent: .*agent\.json: ENOENT.*\nexit code 2\n$/s);
+      expect(outcome('status')).toMatch(/127\.0\.0\.1.*\nexit code 75\n$/s);
+      expect(outcome('generated')).toBe('srv-data.mount\n');
+      expect(outcome('removed')).toBe('/etc/casemate\n/var/lib/casemate\n');
+      expect(outcome('purged')).toBe('/var/lib/casemate\n');
+      expect(outcome('units-left')).toBe('');
+      expect(outcome('rpm-version')).toBe(`${version}\n`);
+      expect(outcome('rpm-verify')).toBe('');
+      expect(outcome('rpm-enabled')).toBe('enabled\n'.repeat(3));
+      expect(outcome('rpm-erased')).toMatch(/^casemate-agent: .var.lib.casemate stays/);
+      expect(outcome('rpm-left')).toBe('/var/lib/casemate\n');
+    },
+    600_000,
+  );
 
   test('are the same bytes when built again', () => {
     const again = join(folder, 'again');
