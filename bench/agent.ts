@@ -1,10 +1,12 @@
 /**
  * The real agent with the real probe, idle between two reports: resident memory and CPU over a minute, beside
  * a Node process that waits for a timer; and the CPU of one report, which is what an idle agent still does
- * every five minutes. Its API, bus and metadata service are a loopback stand-in in this process.
+ * every five minutes. Its API, bus and metadata service are a loopback stand-in in this process; API and bus by TLS, as
+ * on AWS.
  *
  *   node bench/agent.ts [seconds]
  */
+import 'reflect-metadata'; // @peculiar/x509 refuses to load without it
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
@@ -16,11 +18,13 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer } from 'node:http';
+import { createServer, type RequestListener } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import * as x509 from '@peculiar/x509';
 import { bundleAgent } from '../bin/package/bundle.ts';
 import { PROJECT, REGION } from './deployed.ts';
 import { type Item, item, type PartResult, print, say } from './measuring.ts';
@@ -36,7 +40,7 @@ const TICKS = 100;
 const folder = mkdtempSync(join(tmpdir(), 'casemate-bench-'));
 let reports = 0;
 
-const cloud = createServer((request, response) => {
+const answer: RequestListener = (request, response) => {
   let body = '';
   request.setEncoding('utf8').on('data', (text: string) => {
     body += text;
@@ -61,9 +65,37 @@ const cloud = createServer((request, response) => {
     if (body.includes('Capability Report')) reports++;
     return json({ FailedEntryCount: 0, Entries: [{ EventId: 'e-1' }] });
   });
-});
-await new Promise<void>((resolve) => cloud.listen(0, '127.0.0.1', resolve));
-const origin = `http://127.0.0.1:${(cloud.address() as AddressInfo).port}`;
+};
+
+/** A certificate for loopback: itself the authority that the agent is told to trust. */
+async function certificate(): Promise<{ readonly cert: string; readonly key: string }> {
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+  const keys = await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+  const cert = await x509.X509CertificateGenerator.createSelfSigned({
+    name: 'CN=127.0.0.1',
+    keys,
+    signingAlgorithm: algorithm,
+    extensions: [
+      new x509.BasicConstraintsExtension(true, undefined, true),
+      new x509.SubjectAlternativeNameExtension([{ type: 'ip', value: '127.0.0.1' }]),
+    ],
+  });
+  const key = x509.PemConverter.encode(
+    await crypto.subtle.exportKey('pkcs8', keys.privateKey),
+    'PRIVATE KEY',
+  );
+  return { cert: cert.toString('pem'), key };
+}
+
+const identity = await certificate();
+const authority = join(folder, 'authority.pem');
+writeFileSync(authority, identity.cert);
+const servers = { http: createServer(answer), https: createTlsServer(identity, answer) };
+const origins: Record<string, string> = {};
+for (const [scheme, server] of Object.entries(servers)) {
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  origins[scheme] = `${scheme}://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
 
 interface Usage {
   readonly rssMb: number;
@@ -89,7 +121,8 @@ function start(command: readonly string[], more: Readonly<Record<string, string>
     env: {
       PATH: process.env['PATH'],
       AWS_REGION: REGION,
-      AWS_ENDPOINT_URL: origin,
+      AWS_ENDPOINT_URL: origins['https'],
+      NODE_EXTRA_CA_CERTS: authority,
       AWS_ACCESS_KEY_ID: 'test',
       AWS_SECRET_ACCESS_KEY: 'test',
       ...more,
@@ -105,10 +138,10 @@ function startAgent(name: string, how: Start, reportIntervalSeconds: number): Ch
     config,
     JSON.stringify({
       region: REGION,
-      apiUrl: `${origin}/v1`,
+      apiUrl: `${origins['https']}/v1`,
       busName: 'casemate',
       stateDir: join(folder, name),
-      metadataEndpoint: origin,
+      metadataEndpoint: origins['http'],
       reportIntervalSeconds,
       tpm: false,
     }),
@@ -218,8 +251,10 @@ try {
   result = await measure();
 } finally {
   for (const child of started) child.kill();
-  cloud.close();
-  cloud.closeAllConnections();
+  for (const server of Object.values(servers)) {
+    server.close();
+    server.closeAllConnections();
+  }
   rmSync(folder, { recursive: true, force: true });
 }
 print(result);

@@ -41,5 +41,8 @@ if ! command -v casemate-agent > /dev/null || [ "$(cat /etc/casemate/installed 2
   install "$work/$file"
   printf '%s\n' "$sum" > /etc/casemate/installed
 fi
-systemctl --no-block "$again" casemate-agent.service
-systemctl --no-block start casemate-disks.service
+# Not in an image that is being made: its units are enabled.
+if [ -d /run/systemd/system ]; then
+  systemctl --no-block "$again" casemate-agent.service
+  systemctl --no-block start casemate-disks.service
+fi

@@ -18,6 +18,9 @@ export function spec(
     const mode = `%attr(${file.mode.toString(8)}, root, root)`;
     return `${mode} ${file.configuration ? '%config(noreplace) ' : ''}${file.path}`;
   });
+  // Folders of its own go with the package; dpkg sees to that by itself, rpm is told.
+  const folders = [...new Set(files.flatMap(({ path }) => ownFolders(path, about.name)))].sort();
+  list.push(...folders.map((folder) => `%dir %attr(755, root, root) ${folder}`));
   return `# What is in the tree is finished: nothing is compressed, stripped, byte-compiled or linked again.
 %global __os_install_post %{nil}
 %global debug_package %{nil}
@@ -56,6 +59,13 @@ cp -a ${tree}/. %{buildroot}
 ${list.join('\n')}
 
 ${SCRIPTS.map((name) => `%${name}\n${scripts[name].trim()}\n`).join('\n')}`;
+}
+
+/** The folders above a file that are nobody else's: from the one that has the project's name downwards. */
+function ownFolders(path: string, name: string): readonly string[] {
+  const parts = path.split('/').slice(0, -1);
+  const first = parts.findIndex((part) => part === 'casemate' || part === name);
+  return first < 0 ? [] : parts.slice(first).map((_, i) => parts.slice(0, first + i + 1).join('/'));
 }
 
 /** @returns the path of the .rpm */

@@ -123,8 +123,21 @@ suite(`the packages${reason}`, () => {
       expect(line).toContain(' 2023-11-14 22:13 ');
     }
     const files = lines.filter((line) => line.startsWith('-')).map((line) => line.split(' ./')[1]);
-    const inRpm = output('rpm', '-qp', '--qf', '[%{FILENAMES} %{FILEUSERNAME} %{FILEMTIMES}\n]', rpm).trim();
-    expect(inRpm.split('\n').sort()).toEqual(files.map((file) => `/${file} root 1700000000`).sort());
+    const format = '[%{FILEMODES:perms} %{FILENAMES} %{FILEUSERNAME} %{FILEMTIMES}\n]';
+    const inRpm = output('rpm', '-qp', '--qf', format, rpm).trim().split('\n');
+    const [folders, rest] = ['d', '-'].map((kind) =>
+      inRpm.filter((line) => line.startsWith(kind)).map((line) => line.replace(/^\S+ /, '')),
+    );
+    expect(rest?.sort()).toEqual(files.map((file) => `/${file} root 1700000000`).sort());
+    expect(folders?.map((line) => line.split(' ')[0]).sort()).toEqual([
+      '/etc/casemate',
+      '/usr/lib/casemate',
+      '/usr/lib/casemate/agent',
+      '/usr/lib/casemate/bin',
+      '/usr/lib/casemate/native',
+      '/usr/lib/casemate/native/build',
+      '/usr/share/doc/casemate-agent',
+    ]);
     expect(files).toEqual(
       expect.arrayContaining([
         'usr/bin/casemate-agent',
