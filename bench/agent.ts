@@ -174,7 +174,7 @@ async function bundled(): Promise<string> {
 
 /** What the package's launcher gives to Node. */
 const launcher = readFileSync(join(PROJECT, 'packaging/casemate-agent.sh'), 'utf8');
-const FLAGS: readonly string[] = launcher.match(/--\S+=\d+/g) ?? [];
+const FLAGS: readonly string[] = launcher.match(/--[-a-z0-9]+(?:=\d+)?(?= )/g) ?? [];
 const ENVIRONMENT = Object.fromEntries(
   [...launcher.matchAll(/^export (\w+)=(\w+)$/gm)].map(([, k, v]) => [k, v]),
 );
