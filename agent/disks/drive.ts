@@ -14,12 +14,16 @@ import { listDisks } from './pipeline.ts';
 const LOCK_WAIT_SECONDS = 60;
 
 /** Works on disks as the only agent of this machine. @throws DiskError DISK_BUSY */
-export async function alone<T>(stateDir: string, work: () => Promise<T>): Promise<T> {
+export async function alone<T>(
+  stateDir: string,
+  work: () => Promise<T>,
+  waitSeconds = LOCK_WAIT_SECONDS,
+): Promise<T> {
   try {
-    return await withLock(join(stateDir, 'disks.lock'), LOCK_WAIT_SECONDS, work);
+    return await withLock(join(stateDir, 'disks.lock'), waitSeconds, work);
   } catch (error) {
     if (!(error instanceof LockedError)) throw error;
-    throw new DiskError('DISK_BUSY', `waited ${LOCK_WAIT_SECONDS} s`, { cause: error });
+    throw new DiskError('DISK_BUSY', `waited ${waitSeconds} s`, { cause: error });
   }
 }
 

@@ -1,10 +1,11 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, jest, test } from '@jest/globals';
-import { passOverDisks } from '../../../agent/disks/drive.ts';
+import { alone, passOverDisks } from '../../../agent/disks/drive.ts';
 import { type RunTool, runTool } from '../../../agent/disks/tool.ts';
+import { describeWithMounts, mountTmpfs, unmount } from '../mounts.ts';
 import { cryptsetup, describeWithCryptsetup, forge, metadata, opens, overwrite } from './luks.ts';
 import { createMachine, digest, type Machine, openRecoveryKey, VOLUME } from './pipeline.ts';
 
@@ -276,6 +277,18 @@ describeWithCryptsetup('trouble', () => {
     expect(machine.state.calls.filter((call) => call === '/confirmations')).toHaveLength(1);
   });
 
+  test('an agent that is at work for longer than others wait has them say so, and do nothing', async () => {
+    const [work, others] = [jest.fn(async () => undefined), jest.fn(async () => undefined)];
+    await alone(machine.config.stateDir, async () => {
+      await work();
+      await expect(alone(machine.config.stateDir, others, 0)).rejects.toMatchObject({
+        reason: 'DISK_BUSY',
+        message: expect.stringContaining('try again when it is done'),
+      });
+    });
+    expect([work.mock.calls.length, others.mock.calls.length]).toEqual([1, 0]);
+  });
+
   test('without cryptsetup the outcome says so', async () => {
     const run: RunTool = (tool, args, options) =>
       runTool(tool === 'cryptsetup' ? 'cryptsetup-gone' : tool, args, options);
@@ -298,5 +311,22 @@ describeWithCryptsetup('trouble', () => {
     machine.folder.remove();
     machine = createMachine({}, 31 * 1024 * 1024);
     await refusesAndKeeps('DEVICE_TOO_SMALL');
+  });
+});
+
+describeWithMounts('a full disk of the machine’s own', () => {
+  test('is told, before anything is written to the volume', async () => {
+    const marks = join(machine.config.stateDir, 'disks');
+    mkdirSync(marks);
+    // The folder takes the one inode that there is.
+    expect(mountTmpfs(marks, 'size=4k,nr_inodes=1')).toBe(true);
+    try {
+      const before = content();
+      await expect(pass()).rejects.toThrow('ENOSPC');
+      expect(content()).toBe(before);
+    } finally {
+      unmount(marks);
+    }
+    await expect(pass()).resolves.toMatchObject({ state: 'proven' });
   });
 });

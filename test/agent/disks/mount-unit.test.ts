@@ -14,6 +14,7 @@ import {
 } from '../../../agent/disks/mount-unit.ts';
 import { type RunTool, runTool } from '../../../agent/disks/tool.ts';
 import { temporaryFolder } from '../harness.ts';
+import { describeWithMounts, mountTmpfs, unmount } from '../mounts.ts';
 
 const GENERATOR = fileURLToPath(new URL('../../../packaging/casemate-mounts.sh', import.meta.url));
 const hasSystemd = existsSync('/usr/bin/systemd-escape') && existsSync('/usr/bin/systemd-analyze');
@@ -136,18 +137,8 @@ suite(`waiting for a mount${hasSystemd ? '' : ' (skipped: systemd is not on this
   });
 });
 
-/** A tmpfs may be mounted under any name of a device. */
-function mountAs(source: string, at: string): boolean {
-  return spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', source, at]).status === 0;
-}
-const probe = temporaryFolder();
-const mayMount = mountAs('casemate-test', probe.path);
-if (mayMount) spawnSync('umount', [probe.path]);
-probe.remove();
-
-describe(`what waits for a mount${mayMount ? '' : ' (skipped: not allowed to mount)'}`, () => {
-  const maybe = mayMount ? test : test.skip;
-  maybe('ends when a disk of Casemate’s is mounted, and not for another file system', async () => {
+describeWithMounts('what waits for a mount', () => {
+  test('ends when a disk of Casemate’s is mounted, and not for another file system', async () => {
     const at = join(folder.path, 'data');
     mkdirSync(at);
     const child = spawn('sh', [packaging('casemate-mounted.sh'), at], {
@@ -159,15 +150,15 @@ describe(`what waits for a mount${mayMount ? '' : ' (skipped: not allowed to mou
     });
     const ended = once(child, 'close');
     try {
-      expect(mountAs('/dev/mapper/other', at)).toBe(true);
+      expect(mountTmpfs(at, 'size=64k', '/dev/mapper/other')).toBe(true);
       await sleep(1500);
       expect([child.exitCode, said]).toEqual([null, `casemate: waiting for the disk of ${at}\n`]);
-      spawnSync('umount', [at]);
-      expect(mountAs('/dev/mapper/casemate-vol-0123456789abcdef0', at)).toBe(true);
+      unmount(at);
+      expect(mountTmpfs(at, 'size=64k', `/dev/mapper/casemate-${VOLUME}`)).toBe(true);
       await expect(ended).resolves.toEqual([0, null]);
     } finally {
       child.kill();
-      while (spawnSync('umount', [at]).status === 0);
+      unmount(at);
     }
   });
 });

@@ -5,9 +5,11 @@ import {
   closeSync,
   existsSync,
   ftruncateSync,
+  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   utimesSync,
   writeFileSync,
@@ -23,6 +25,7 @@ import { inspectImage } from '../../../agent/ingest/source.ts';
 import { inspectTarget } from '../../../agent/ingest/target.ts';
 import { CHUNK_BYTES } from '../../../lib/domain/ingest.ts';
 import { temporaryFolder } from '../harness.ts';
+import { describeWithMounts, mountImage, unmount } from '../mounts.ts';
 
 const BIN = fileURLToPath(new URL('../../../bin/casemate-agent.js', import.meta.url));
 const MIB = 1024 * 1024;
@@ -304,4 +307,47 @@ suite(`disk ingest${has('wipefs') ? '' : ' (skipped: wipefs is not on this machi
       expect(ingest(image, noisy(16 * MIB)).result).toMatchObject({ digest: whole.digest('hex') });
     });
   });
+});
+
+describeWithMounts('disk ingest, when the device takes no more', () => {
+  test('says so, keeps what it has, and goes on once it does', () => {
+    const image = sparse('image', 40 * MIB, [[0, 40 * MIB]]);
+    const before = readFileSync(image);
+    const small = sparse('small', 64 * MIB, []);
+    expect(spawnSync('mkfs.ext4', ['-q', '-F', '-O', '^has_journal', small]).status).toBe(0);
+    mkdirSync(at('mounted'));
+    expect(mountImage(small, at('mounted'))).toBe(true);
+    try {
+      // What stands for the device has no blocks yet, and the file system not enough of them.
+      const target = sparse('mounted/target', 40 * MIB, []);
+      writeFileSync(at('mounted/filler'), Buffer.alloc(36 * MIB));
+      const { status, stderr } = ingest(image, target);
+      expect([status, stderr]).toEqual([1, expect.stringMatching(/INGEST_TARGET_FAILED.*ENOSPC/s)]);
+      expect(readFileSync(image).equals(before)).toBe(true);
+      rmSync(at('mounted/filler'));
+      const { result } = ingest(image, target);
+      expect(result?.['bytes']).toBe(40 * MIB);
+      expect(readFileSync(target).equals(before)).toBe(true);
+    } finally {
+      unmount(at('mounted'));
+    }
+  }, 60_000);
+
+  test('is refused a device that is mounted, which stays as it is', () => {
+    const device = sparse('device', 16 * MIB, []);
+    expect(spawnSync('mkfs.ext4', ['-q', '-F', device]).status).toBe(0);
+    mkdirSync(at('mounted'));
+    expect(mountImage(device, at('mounted'))).toBe(true);
+    try {
+      writeFileSync(at('mounted/file'), 'theirs');
+      const [, loop = ''] =
+        spawnSync('findmnt', ['-no', 'SOURCE', at('mounted')], { encoding: 'utf8' }).stdout.match(/^(\S+)/) ??
+        [];
+      const { status, stderr } = ingest(sparse('image', MIB, [[0, MIB]]), loop, '--replace', 'ext4');
+      expect([status, stderr]).toEqual([1, expect.stringContaining('INGEST_TARGET_BUSY')]);
+      expect(readFileSync(at('mounted/file'), 'utf8')).toBe('theirs');
+    } finally {
+      unmount(at('mounted'));
+    }
+  }, 60_000);
 });
