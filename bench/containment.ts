@@ -6,15 +6,10 @@
  *   node bench/containment.ts [most VMs at once]
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { PutItemCommand } from '@aws-sdk/client-dynamodb';
-import { CreateSubnetCommand, DescribeSubnetsCommand, RunInstancesCommand } from '@aws-sdk/client-ec2';
 import { PutEventsCommand } from '@aws-sdk/client-eventbridge';
-import { marshall } from '@aws-sdk/util-dynamodb';
-import { ACCOUNT } from '../bin/local/emulators.ts';
-import { createNetwork } from '../bin/local/vms.ts';
-import { nextOperator } from '../lib/domain/operator.ts';
 import { type Cloud, missingPrerequisite, startCloud } from '../test/integration/cloud.ts';
 import { type Item, item, median, type PartResult, quantile, say } from './measuring.ts';
+import { decideQuarantine, vmsToContain } from './vms-to-contain.ts';
 
 const MOST = Number(process.argv[2] ?? 1_000);
 const COUNTS = [1, 10, MOST];
@@ -31,10 +26,9 @@ async function measure(): Promise<PartResult> {
   const cloud = await startCloud();
   try {
     await cloud.queueAttributes({ VisibilityTimeout: '300' });
-    const ids = await launch(
-      cloud,
-      COUNTS.reduce((sum, count) => sum + count),
-    );
+    const { launch } = await vmsToContain(cloud.ec2);
+    const ids = await launch(COUNTS.reduce((sum, count) => sum + count));
+    say(`${ids.length} VMs launched`);
     await cloud.stateChange(ids, 'running');
     const standing = async (profile: string, of: readonly string[]) => {
       const fleet = await cloud.fleet();
@@ -69,51 +63,12 @@ async function measure(): Promise<PartResult> {
   }
 }
 
-async function launch(cloud: Cloud, count: number): Promise<string[]> {
-  const network = await createNetwork(cloud.ec2);
-  const subnets = await cloud.ec2.send(new DescribeSubnetsCommand({ SubnetIds: [network.subnetId] }));
-  const { Subnet } = await cloud.ec2.send(
-    new CreateSubnetCommand({ VpcId: subnets.Subnets?.[0]?.VpcId, CidrBlock: '10.20.16.0/20' }),
-  );
-  const { Instances = [] } = await cloud.ec2.send(
-    new RunInstancesCommand({
-      MinCount: count,
-      MaxCount: count,
-      ImageId: network.imageId,
-      InstanceType: 'm7i.large',
-      NetworkInterfaces: [
-        { DeviceIndex: 0, SubnetId: Subnet?.SubnetId, Groups: [network.web, network.admin] },
-      ],
-      TagSpecifications: [{ ResourceType: 'instance', Tags: [{ Key: 'casemate:protect', Value: 'true' }] }],
-    }),
-  );
-  say(`${count} VMs launched`);
-  return Instances.flatMap((instance) => instance.InstanceId ?? []);
-}
-
 /** What the operator's command does, for many VMs at once; until the last one is announced as contained. */
 async function contain(
   cloud: Cloud,
   ids: readonly string[],
 ): Promise<{ readonly delays: readonly number[] }> {
-  const decision = {
-    at: new Date().toISOString(),
-    by: `arn:aws:iam::${ACCOUNT}:user/bench`,
-    reason: 'bench',
-  };
-  for (const instanceId of ids) {
-    const next = nextOperator(undefined, {
-      instanceId,
-      what: 'quarantine',
-      decision,
-      set: { quarantine: decision },
-    });
-    const Item = marshall(
-      { pk: `operator#${instanceId}`, version: 1, ...next },
-      { removeUndefinedValues: true },
-    );
-    await cloud.dynamodb.send(new PutItemCommand({ TableName: cloud.outputs['TableName'], Item }));
-  }
+  const decision = await decideQuarantine(cloud.dynamodb, cloud.outputs['TableName'], ids);
   const told = new Map<string, number>();
   for (let i = 0; i < ids.length; i += EVENTS_MAX) {
     const Entries = ids.slice(i, i + EVENTS_MAX).map((instanceId) => ({

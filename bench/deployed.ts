@@ -107,6 +107,7 @@ export const ENVIRONMENT: Readonly<Record<string, string>> = {
   CUT_TRACKED_FLOWS: 'false',
   DETACH_ELASTIC_IPS: 'false',
   STANDBY: 'false',
+  DENIES_CREDENTIALS: 'false',
   REPLACEMENTS_PER_HOUR: '1000000',
   OWN_QUEUE_URL: `https://sqs.${REGION}.amazonaws.com/123456789012/apply-isolation`,
   API_ORIGIN: 'https://api.casemate.example',

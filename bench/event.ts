@@ -11,29 +11,24 @@ import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { CreateTableCommand, DynamoDBClient, PutItemCommand } from '@aws-sdk/client-dynamodb';
+import { CreateTableCommand, DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import {
   AuthorizeSecurityGroupEgressCommand,
   CreateSecurityGroupCommand,
-  CreateSubnetCommand,
   DescribeInstancesCommand,
-  DescribeSubnetsCommand,
   EC2Client,
-  RunInstancesCommand,
 } from '@aws-sdk/client-ec2';
 import { CreateEventBusCommand, EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { CreateQueueCommand, SQSClient } from '@aws-sdk/client-sqs';
-import { marshall } from '@aws-sdk/util-dynamodb';
 import { ACCOUNT, awsEnvironment, CREDENTIALS, REGION, startEmulators } from '../bin/local/emulators.ts';
 import { ensurePython } from '../bin/local/python.ts';
-import { createNetwork } from '../bin/local/vms.ts';
-import { nextOperator } from '../lib/domain/operator.ts';
 import { launch as launchInWorld } from '../test/world/vm.ts';
 import { createWorld } from '../test/world/world.ts';
 import { C7N, ensureCloudCustodian } from './cloud-custodian/venv.ts';
 import { ENVIRONMENT, synthesize } from './deployed.ts';
 import { batchOf, CONTEXT, type QueueHandler, silenceLogs, stateChange } from './function-call.ts';
 import { type Item, item, median, type PartResult, print, say, timed } from './measuring.ts';
+import { decideQuarantine, vmsToContain } from './vms-to-contain.ts';
 
 const BAR = { of: 'ratio', max: 1 / 5 } as const;
 const VMS = 20;
@@ -108,27 +103,7 @@ async function measureAll(): Promise<PartResult> {
       return ((await import(fn.bundle.href)) as { handler: QueueHandler }).handler;
     };
     const [observe, isolate] = [await load('observe-vm'), await load('apply-isolation')];
-    const network = await createNetwork(ec2);
-    const subnets = await ec2.send(new DescribeSubnetsCommand({ SubnetIds: [network.subnetId] }));
-    const VpcId = subnets.Subnets?.[0]?.VpcId;
-    const { Subnet } = await ec2.send(new CreateSubnetCommand({ VpcId, CidrBlock: '10.20.16.0/20' }));
-    const launchAll = async (count: number): Promise<readonly string[]> => {
-      const answer = await ec2.send(
-        new RunInstancesCommand({
-          MinCount: count,
-          MaxCount: count,
-          ImageId: network.imageId,
-          InstanceType: 'm7i.large',
-          NetworkInterfaces: [
-            { DeviceIndex: 0, SubnetId: Subnet?.SubnetId, Groups: [network.web, network.admin] },
-          ],
-          TagSpecifications: [
-            { ResourceType: 'instance', Tags: [{ Key: 'casemate:protect', Value: 'true' }] },
-          ],
-        }),
-      );
-      return (answer.Instances ?? []).flatMap((instance) => instance.InstanceId ?? []);
-    };
+    const { network, vpcId: VpcId, launch: launchAll } = await vmsToContain(ec2);
     const groupsOf = async (ids: readonly string[]) => {
       const found = await ec2.send(new DescribeInstancesCommand({ InstanceIds: [...ids] }));
       const instances = found.Reservations?.flatMap((r) => r.Instances ?? []) ?? [];
@@ -187,24 +162,7 @@ async function measureAll(): Promise<PartResult> {
 
     /** The cost of containing a VM that an operator condemned, until it is read back: from probation to quarantine. */
     const contain = async (ids: readonly string[], size: number): Promise<readonly Cost[]> => {
-      const decision = {
-        at: new Date().toISOString(),
-        by: `arn:aws:iam::${ACCOUNT}:user/bench`,
-        reason: 'bench',
-      };
-      for (const instanceId of ids) {
-        const quarantine = nextOperator(undefined, {
-          instanceId,
-          what: 'quarantine',
-          decision,
-          set: { quarantine: decision },
-        });
-        const Item = marshall(
-          { pk: `operator#${instanceId}`, version: 1, ...quarantine },
-          { removeUndefinedValues: true },
-        );
-        await dynamodb.send(new PutItemCommand({ TableName: ENVIRONMENT['TABLE_NAME'], Item }));
-      }
+      const decision = await decideQuarantine(dynamodb, ENVIRONMENT['TABLE_NAME'], ids);
       const body = (instanceId: string) =>
         JSON.stringify({
           source: 'casemate',
