@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { metadata, opens } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
-import { type CloudVm, launchVm, type Site, startAgents, startSite, stopAgents } from './site.ts';
+import { agent, type CloudVm, launchVm, type Site, startAgents, startSite, stopAgents } from './site.ts';
 import { diskItem, MOUNT, MOUNTED, mounted, open, plaintextKey, SLOW, volumeFile } from './steps.ts';
 import type { Fate } from './tap.ts';
 import type { Vm } from './vm.ts';
@@ -119,7 +119,15 @@ describe('a rotation whose agent is killed', () => {
       SLOW,
     );
   }
-  inVm(`${skipped}at its requests is brought to its end`, settles, SLOW);
+  inVm(
+    `${skipped}at its requests is brought to its end`,
+    async () => {
+      await settles();
+      // Nobody reports meanwhile, and what was reported grows old.
+      await vm.ok(agent('report'), 300);
+    },
+    SLOW,
+  );
 
   // The new key, its name, a recovery key, its name; then, once confirmed, each old keyslot and its name.
   for (const afterChange of [1, 2, 3, 4, 5, 6, 7]) {
