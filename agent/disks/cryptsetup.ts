@@ -80,6 +80,16 @@ export function createCryptsetup(run: RunTool): Cryptsetup {
       throw asDiskError(error);
     }
   };
+  /** Of a wrong recovery password cryptsetup 2.6 says nothing but 1, where of a wrong passphrase it says 2. */
+  const openBitlk = async (args: readonly (string | SecureMemory)[]): Promise<boolean> => {
+    const { code, stderr } = await call(['open', '--type', 'bitlk', ...args], {
+      answers: [0, EXIT.wrongParameters, EXIT.doesNotOpen],
+      timeoutSeconds: BITLK_SECONDS,
+    });
+    const said = stderr.trim();
+    if (code === EXIT.wrongParameters && said !== '') throw new DiskError('DEVICE_FAILED', said);
+    return code === 0;
+  };
   return {
     async format(device, key, { uuid, sectorSize }) {
       await call(
@@ -175,20 +185,8 @@ export function createCryptsetup(run: RunTool): Cryptsetup {
         { timeoutSeconds: 2_000_000, ...(onLine ? { onLine } : {}), ...(stop ? { stop } : {}) },
       );
     },
-    async provesBitlk(device, secret) {
-      const { code } = await call(
-        ['open', '--type', 'bitlk', '--test-passphrase', '--key-file', secret, device],
-        { answers: [0, EXIT.doesNotOpen], timeoutSeconds: BITLK_SECONDS },
-      );
-      return code === 0;
-    },
-    async openBitlk(device, name, secret) {
-      const { code } = await call(['open', '--type', 'bitlk', '--key-file', secret, device, name], {
-        answers: [0, EXIT.doesNotOpen],
-        timeoutSeconds: BITLK_SECONDS,
-      });
-      return code === 0;
-    },
+    provesBitlk: (device, secret) => openBitlk(['--test-passphrase', '--key-file', secret, device]),
+    openBitlk: (device, name, secret) => openBitlk(['--key-file', secret, device, name]),
   };
 }
 

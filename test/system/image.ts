@@ -341,7 +341,9 @@ async function programsWithLibraries(): Promise<ReadonlyMap<string, string>> {
   for (const name of readdirSync('/usr/bin')) {
     if (/^clevis-/.test(name)) found.set(`/usr/bin/${name}`, `/usr/bin/${name}`);
   }
-  for (const path of ['/usr/libexec/tangd', '/usr/libexec/tangd-keygen'])
+  // pwmake, by which clevis makes its keys, measures them against a dictionary.
+  const dictionary = ['hwm', 'pwd', 'pwi'].map((end) => `/var/cache/cracklib/cracklib_dict.${end}`);
+  for (const path of ['/usr/libexec/tangd', '/usr/libexec/tangd-keygen', ...dictionary])
     if (existsSync(path)) found.set(path, path);
   const { stdout: known } = await run('ldconfig', ['-p'], { env: { PATH: SYSTEM_PATH } });
   for (const name of OPENED_LATER) {
