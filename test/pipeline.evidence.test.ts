@@ -3,7 +3,7 @@ import { describe, expect, test } from '@jest/globals';
 import type { ReportPayload } from '../lib/domain/report.ts';
 import { transcript } from '../lib/domain/transcript.ts';
 import { makeDocument, makeNitro, plain, timestamp } from './domain/evidence/forge/nitro.ts';
-import { crl } from './domain/evidence/forge/pki.ts';
+import { crl, issue, keyPair } from './domain/evidence/forge/pki.ts';
 import { asvkSerial, makeAmd, makeLeaf, makeReport, vlekReport } from './domain/evidence/forge/snp.ts';
 import { akKeys, makeAttest, makeSignature, pcrJson, spki } from './domain/evidence/forge/tpm.ts';
 import {
@@ -264,6 +264,38 @@ describe('what was fetched of AMD’s server', () => {
       refusal: undefined,
     });
   });
+});
+
+test('the document of a NitroTPM counts, with what was booted; an enclave’s says nothing of the VM', async () => {
+  const document = (agent: TestAgent, nonce: Buffer, kind: 'enclave' | 'nitrotpm'): Evidence => [
+    {
+      format: 'nitro',
+      document: makeDocument(nitro, { kind, fields: { user_data: plain(t(agent, nonce)) } }).toString(
+        'base64',
+      ),
+    },
+  ];
+  const { world, agent } = await begin();
+  const first = challenge(world, agent.instanceId);
+  const refused = await report(world, agent, 1, first, document(agent, first, 'enclave'));
+  expect(refused?.posture).toMatchObject({ attestations: [], evidenceRefusal: { reasons: ['NITRO_KIND'] } });
+  world.advance(1);
+  const second = challenge(world, agent.instanceId);
+  const counted = await report(world, agent, 2, second, document(agent, second, 'nitrotpm'));
+  expect(counted?.posture?.attestations).toMatchObject([{ format: 'nitro', value: '05'.repeat(48) }]);
+});
+
+test('a certificate without a name is refused with its report, and holds up nothing', async () => {
+  const { world, agent } = await begin();
+  const nonce = challenge(world, agent.instanceId);
+  const nameless = issue('none', keyPair('P-384'), undefined, {
+    ca: false,
+    subjectName: Buffer.from('3000', 'hex'),
+  });
+  const record = await report(world, agent, 1, nonce, [
+    snp(t(agent, nonce), [nameless.der.toString('base64')]),
+  ]);
+  expect(record?.posture?.evidenceRefusal?.reasons).toEqual(['SNP_KEY_CERTIFICATE_MALFORMED']);
 });
 
 describe('evidence that does not count', () => {

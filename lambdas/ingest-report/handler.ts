@@ -251,14 +251,14 @@ async function verifyEvidence(
     receivedAt,
     policies: deps.evidencePolicies,
     roots: deps.evidenceRoots,
-    // What the operator configured goes before what AMD's server said, and that before what agents brought.
+    // What the operator configured goes before what verified this very leaf, and that before what AMD's server said.
     knownChain: (leaf) => {
       const configured = chainAbove(leaf, deps.authorities);
       if (configured.length > 0) return configured;
       const authority = amdAuthorityOf(leaf);
       const kept =
-        unexpired(authority && known.get(authorityKey(authority)), receivedAt) ??
-        unexpired(known.get(collateralKey(Buffer.from(leaf).toString('base64'))), receivedAt);
+        unexpired(known.get(collateralKey(Buffer.from(leaf).toString('base64'))), receivedAt) ??
+        unexpired(authority && known.get(authorityKey(authority)), receivedAt);
       return kept?.certificates.map((c) => Buffer.from(c, 'base64')) ?? [];
     },
     revocationList: (leaf) => {

@@ -93,7 +93,7 @@ export function judgeEvidence(payload: ReportPayload, context: EvidenceContext):
       policy: context.policies.nitro,
       roots: context.roots?.nitro,
     });
-    settle(nitro, 'nitro', nitro.claims?.pcrs['4'] ?? '');
+    settle(nitro, 'nitro', nitro.claims?.pcrs['PCR4'] ?? '');
   }
   for (const item of evidence) {
     if (item.format === 'snp') {

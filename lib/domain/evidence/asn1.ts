@@ -13,6 +13,7 @@ const limits = { maxDepth: 24, maxNodes: 1_000, maxContentLength: 1_048_576, par
  * gives the same bytes: asn1js is lenient, and bytes that nobody reads are bytes that anybody can change.
  */
 export function decodeAsn1(bytes: Uint8Array, encoding: 'der' | 'ber', maxNodes = limits.maxNodes): Asn1Node {
+  requireShortIdentifiers(bytes);
   const { offset, result } = tryTo('ASN1_MALFORMED', () => asn1js.fromBER(bytes, { ...limits, maxNodes }));
   if (offset === -1) {
     const code = result.error.startsWith('Maximum ASN.1') ? 'ASN1_TOO_COMPLEX' : 'ASN1_MALFORMED';
@@ -84,6 +85,31 @@ export function smallInteger(node: Asn1Node | undefined): number {
     throw new EvidenceError('ASN1_MALFORMED', `INTEGER ${hex(bytes)} is negative, too long or not minimal`);
   }
   return Number.parseInt(hex(bytes), 16);
+}
+
+// The longest that these formats have are below 20 bytes.
+const maxIdentifierBytes = 64;
+
+/**
+ * Refuses long OBJECT IDENTIFIERs before the parser makes an object of each of their arcs, which costs thousandfold.
+ * Walks over headers alone; what does not hold together is the parser's to refuse.
+ */
+function requireShortIdentifiers(bytes: Uint8Array): void {
+  for (let offset = 0; offset + 1 < bytes.length; ) {
+    const [identifierOctet = 0, first = 0] = bytes.subarray(offset, offset + 2);
+    const lengthBytes = first > 0x80 ? first - 0x80 : 0;
+    const header = 2 + lengthBytes;
+    const length = first > 0x80 ? bigEndian(bytes.subarray(offset + 2, offset + header)) : first & 0x7f;
+    if (identifierOctet === tag.oid && length > maxIdentifierBytes) {
+      throw new EvidenceError('ASN1_TOO_COMPLEX', `an OBJECT IDENTIFIER of ${length} bytes`);
+    }
+    const isConstructed = (identifierOctet & 0x20) !== 0;
+    offset += isConstructed ? header : header + length;
+  }
+}
+
+function bigEndian(bytes: Uint8Array): number {
+  return bytes.reduce((value, byte) => value * 256 + byte, 0);
 }
 
 function children(node: Asn1Node): readonly Asn1Node[] {

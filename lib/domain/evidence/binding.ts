@@ -1,5 +1,5 @@
 import type { KeyObject } from 'node:crypto';
-import { sha256 } from './bytes.ts';
+import { hex, sha256 } from './bytes.ts';
 import {
   defaultNitroPolicy,
   type NitroClaims,
@@ -9,6 +9,7 @@ import {
 } from './nitro/index.ts';
 import { defaultSnpPolicy, type SnpClaims, type SnpInput, type SnpPolicy, verifySnp } from './snp/index.ts';
 import { type TpmClaims, type TpmInput, verifyTpm } from './tpm/index.ts';
+import type { PcrBanks } from './tpm/pcrs.ts';
 import { isSameKey } from './tpm/public-key.ts';
 import type { Verdict } from './verdict.ts';
 
@@ -37,9 +38,16 @@ export function verifySnpFor(
   return verifySnp({ ...sent, policy, expected, at: context.at });
 }
 
-/** A Nitro document counts for this VM when its module is this instance's, in this Region, and its user data is T. */
+/**
+ * A Nitro document counts for this VM when it is of its NitroTPM, in this Region, and its user data is T. An enclave's
+ * says nothing of what its parent booted.
+ */
 export function verifyNitroFor(context: BindingContext, sent: Sent<NitroInput>): Verdict<NitroClaims> {
-  const policy: NitroPolicy = { ...(sent.policy ?? defaultNitroPolicy), region: context.region };
+  const policy: NitroPolicy = {
+    ...(sent.policy ?? defaultNitroPolicy),
+    kinds: ['nitrotpm'],
+    region: context.region,
+  };
   const expected = { userData: requireTranscript(context), instanceId: context.instanceId };
   return verifyNitro({ ...sent, policy, expected, at: context.at });
 }
@@ -48,7 +56,7 @@ export function verifyNitroFor(context: BindingContext, sent: Sent<NitroInput>):
 export type KeyProof =
   /** The key that was enrolled by credential activation against the endorsement key that EC2 reports. */
   | { readonly kind: 'credential'; readonly enrolledKey: Uint8Array }
-  /** A NitroTPM document that carries the key, verified for the same VM and transcript. */
+  /** A NitroTPM document that carries the key, verified for the same VM and transcript, and says the same PCRs. */
   | { readonly kind: 'nitrotpm'; readonly verdict: Verdict<NitroClaims> };
 
 /** A quote counts for this VM when its nonce is SHA-256(T) and one of the proofs says that its key is of this VM's TPM. */
@@ -58,11 +66,12 @@ export function verifyTpmFor(
   proofs: readonly KeyProof[],
 ): Verdict<TpmClaims> {
   const nonce = sha256(requireTranscript(context));
-  const keyIsBound = (key: KeyObject) => proofs.some((proof) => isBound(key, proof, context));
+  const keyIsBound = (key: KeyObject, quoted: PcrBanks) =>
+    proofs.some((proof) => isBound(key, quoted, proof, context));
   return verifyTpm({ ...sent, at: context.at, expected: { nonce, keyIsBound } });
 }
 
-function isBound(key: KeyObject, proof: KeyProof, context: BindingContext): boolean {
+function isBound(key: KeyObject, quoted: PcrBanks, proof: KeyProof, context: BindingContext): boolean {
   switch (proof.kind) {
     case 'credential':
       return isSameKey(key, proof.enrolledKey);
@@ -73,10 +82,21 @@ function isBound(key: KeyObject, proof: KeyProof, context: BindingContext): bool
         claims?.kind === 'nitrotpm' &&
         claims.instanceId === context.instanceId &&
         claims.publicKey !== null &&
-        isSameKey(key, Buffer.from(claims.publicKey, 'hex'))
+        isSameKey(key, Buffer.from(claims.publicKey, 'hex')) &&
+        isSaidBy(claims.pcrs, quoted)
       );
     }
   }
+}
+
+/**
+ * The document's key is whatever the guest asked for, so it may be no key of a TPM at all: what is quoted under it
+ * counts as far as the document itself says the same, in the bank that it has.
+ */
+function isSaidBy(pcrs: NitroClaims['pcrs'], quoted: PcrBanks): boolean {
+  return [...quoted].every(([bank, values]) =>
+    [...values].every(([index, value]) => bank === 'sha384' && pcrs[`PCR${index}`] === hex(value)),
+  );
 }
 
 /** A caller that binds to anything else than 64 bytes has a bug; it must not turn into an acceptance. */

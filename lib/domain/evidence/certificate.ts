@@ -78,17 +78,21 @@ export function parseCertificate(der: Uint8Array): Certificate {
   for (const name of [issuer, validity, subject, publicKey]) elements(name, tag.sequence);
 
   const x509 = readX509(der);
+  const { validFromDate: notBefore, validToDate: notAfter } = x509;
+  if (Number.isNaN(notBefore.getTime()) || Number.isNaN(notAfter.getTime())) throw odd('validity');
   const byOid = parseExtensions(extensions);
+  // Node has none for an empty name.
+  const { subject: subjectLines = '' } = x509 as { readonly subject?: string };
   return {
     der,
     fingerprint: hex(sha256(der)),
     serial: contents(serial, tag.integer),
     issuer: whole(issuer),
     subject: whole(subject),
-    subjectText: x509.subject.split('\n').join(', '),
-    commonName: /^CN=(.*)$/m.exec(x509.subject)?.[1],
-    notBefore: x509.validFromDate,
-    notAfter: x509.validToDate,
+    subjectText: subjectLines.split('\n').join(', '),
+    commonName: /^CN=(.*)$/m.exec(subjectLines)?.[1],
+    notBefore,
+    notAfter,
     signatureAlgorithm: hex(whole(algorithm)),
     publicKey: readKey(x509),
     keyFingerprint: hex(sha256(whole(publicKey))),
@@ -137,10 +141,11 @@ export function parseCertificates(
 
 export function requireValidAt(certificate: Certificate, at: Date): void {
   const { notBefore, notAfter, subjectText } = certificate;
-  if (at < notBefore) {
+  // Asked this way round, a date that is none is refused.
+  if (!(at >= notBefore)) {
     throw new EvidenceError('CERTIFICATE_NOT_YET_VALID', `${subjectText}: from ${notBefore.toISOString()}`);
   }
-  if (at > notAfter) {
+  if (!(at <= notAfter)) {
     throw new EvidenceError('CERTIFICATE_EXPIRED', `${subjectText}: until ${notAfter.toISOString()}`);
   }
 }

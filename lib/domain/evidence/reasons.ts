@@ -30,6 +30,10 @@ export const REASONS = {
   ),
 
   // DER, BER and certificates
+  JSON_DUPLICATE_KEY: malformed(
+    'A member of the JSON is there twice, or has a name that would be passed over.',
+    'Say each value once; use the file as the tool wrote it.',
+  ),
   ASN1_MALFORMED: malformed(
     'The ASN.1 cannot be read, is cut short, or is followed by other bytes.',
     'Fetch the evidence again; it was damaged on the way.',
@@ -84,7 +88,7 @@ export const REASONS = {
     'Fetch the chain again from the vendor.',
   ),
   CERTIFICATE_CRITICAL_EXTENSION: refused(
-    'A certificate has a critical extension that this verifier does not know.',
+    'A certificate or revocation list has a critical extension that this verifier does not know.',
     'Look for a newer version of Casemate.',
   ),
   CHAIN_INCOMPLETE: refused(
@@ -366,6 +370,10 @@ export const REASONS = {
     'Check that the file is a TDX quote; an SGX quote is not one.',
   ),
   TDX_TRAILING_BYTES: malformed('After the quote stands something else than zeros.', 'Pass the quote alone.'),
+  TDX_CERTIFICATION_TYPE: refused(
+    'The quote names its platform without bringing Intel’s certificates for it.',
+    'The platform has to be provisioned with Intel’s certificate chain (certification data of type 5).',
+  ),
   TDX_PCK_MALFORMED: malformed(
     'The first certificate in the quote is not a PCK certificate.',
     'The platform has to be provisioned with Intel’s certificate chain.',

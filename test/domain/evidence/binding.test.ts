@@ -7,7 +7,7 @@ import {
   verifyTpmFor,
 } from '../../../lib/domain/evidence/binding.ts';
 import { isEvidenceFresh } from '../../../lib/domain/evidence/freshness.ts';
-import { makeDocument, makeNitro, plain, timestamp } from './forge/nitro.ts';
+import { makeDocument, makeNitro, plain, timestamp, usualPcrs } from './forge/nitro.ts';
 import { keyPair } from './forge/pki.ts';
 import { makeAmd, makeLeaf, makeReport, vlekReport } from './forge/snp.ts';
 import { akKeys, makeAttest, makePublicArea, makeSignature, pcrJson, spki } from './forge/tpm.ts';
@@ -70,6 +70,11 @@ describe('a Nitro document for a VM', () => {
     ]);
   });
 
+  test('does not count of an enclave, which says nothing of what its parent booted', () => {
+    const document = makeDocument(nitro, { kind: 'enclave', fields: { user_data: plain(transcript) } });
+    expect(verifyNitroFor(context, { document, roots: nitro.roots }).reasons).toEqual(['NITRO_KIND']);
+  });
+
   test('does not count from another Region', () => {
     expect(verifyNitroFor({ ...context, region: 'us-east-1' }, sent(transcript)).reasons).toEqual([
       'NITRO_REGION_MISMATCH',
@@ -85,13 +90,19 @@ describe('a Nitro document for a VM', () => {
 
 describe('a TPM quote for a VM', () => {
   const nitro = makeNitro();
-  const sent = (over: Buffer, keys = akKeys) => {
-    const attest = makeAttest({ nonce: createHash('sha256').update(over).digest() });
+  // The document's own PCRs 4 and 12, as a quote of the same moment has them.
+  const said = new Map([4, 12].map((index) => [index, usualPcrs('nitrotpm').get(index) ?? Buffer.alloc(0)]));
+  const sent = (over: Buffer, keys = akKeys, values = said, bank: 'sha256' | 'sha384' = 'sha384') => {
+    const attest = makeAttest({
+      nonce: createHash('sha256').update(over).digest(),
+      bank: bank === 'sha384' ? 0x000c : 0x000b,
+      pcrs: values,
+    });
     return {
       attest,
       signature: makeSignature(attest, keys.privateKey),
       ak: makePublicArea(keys.publicKey),
-      pcrs: pcrJson(),
+      pcrs: pcrJson(values, bank),
     };
   };
   const enrolled: KeyProof = { kind: 'credential', enrolledKey: spki(akKeys.publicKey) };
@@ -119,6 +130,17 @@ describe('a TPM quote for a VM', () => {
       [],
     );
     expect(verifyTpmFor(context, sent(transcript), [documentWith(point())]).reasons).toEqual([]);
+  });
+
+  test('does not count on a document’s key, which the guest chose, beyond what the document says itself', () => {
+    const proof = documentWith(spki(akKeys.publicKey));
+    const changed = new Map([...said, [4, Buffer.alloc(48, 0xcc)]]);
+    const short = new Map([[4, Buffer.alloc(32, 0xcc)]]);
+    for (const quote of [sent(transcript, akKeys, changed), sent(transcript, akKeys, short, 'sha256')]) {
+      expect(verifyTpmFor(context, quote, [proof]).reasons).toEqual(['TPM_KEY_NOT_BOUND']);
+      // A key that was activated is the TPM's own, whatever the document says.
+      expect(verifyTpmFor(context, quote, [proof, enrolled]).reasons).toEqual([]);
+    }
   });
 
   test('does not count over another transcript', () => {

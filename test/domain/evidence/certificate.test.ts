@@ -8,6 +8,7 @@ import {
 } from '../../../lib/domain/evidence/certificate.ts';
 import { createChainCache, verifyChain } from '../../../lib/domain/evidence/chain.ts';
 import { EvidenceError } from '../../../lib/domain/evidence/reasons.ts';
+import { amdAuthorityOf } from '../../../lib/domain/evidence/snp/collateral.ts';
 import { der, type Faults, integer, issue, keyPair, oid, pem } from './forge/pki.ts';
 
 const keys = keyPair('P-384');
@@ -41,6 +42,7 @@ describe('ASN.1', () => {
     ['promises more than there is', '3005020105', 'ASN1_MALFORMED'],
     ['promises more than any evidence has', '30840fffffff', 'ASN1_TOO_COMPLEX'],
     ['is a lone byte', '30', 'ASN1_MALFORMED'],
+    ['has an identifier longer than any', `06820100${'01'.repeat(256)}`, 'ASN1_TOO_COMPLEX'],
     ['nests without end', '3002'.repeat(60), 'ASN1_TOO_COMPLEX'],
   ])('is refused when it %s', (_, hex, expected) => {
     expect(code(hex)).toBe(expected);
@@ -156,5 +158,18 @@ describe('a chain', () => {
     expect(cache.read(first)).not.toBe(read);
     for (const link of ['1', '2', '3']) cache.addLink(link);
     expect(['1', '2', '3'].map(cache.hasLink)).toEqual([false, true, true]);
+  });
+});
+
+describe('a certificate that no authority of the vendors would issue', () => {
+  test('with an empty subject is read, and has no name', () => {
+    const { der: bytes } = issue('none', keys, root, { subjectName: Buffer.from('3000', 'hex') });
+    expect(parseCertificate(bytes)).toMatchObject({ subjectText: '', commonName: undefined });
+    expect(amdAuthorityOf(bytes)).toBeUndefined();
+  });
+
+  test('valid until a time that is none is refused', () => {
+    const { der: bytes } = issue('odd', keys, root, { notAfter: '20491301000000Z' });
+    expect(codeOf(() => parseCertificate(bytes))).toBe('CERTIFICATE_MALFORMED');
   });
 });

@@ -90,6 +90,11 @@ describe('an SEV-SNP report is accepted', () => {
     }
   });
 
+  test('of a chip whose hardware id looks as if it was wrapped', () => {
+    const id = Buffer.concat([Buffer.of(0x04, 62), chip.subarray(2)]);
+    expect(verifyWith(makeReport({ chipId: id }), withLeaf({ hardwareId: id })).reasons).toEqual([]);
+  });
+
   test('with a hardware id that its maker wrapped into an OCTET STRING', () => {
     const hardwareId = Buffer.concat([Buffer.of(0x04, 0x40), chip]);
     expect(verifyWith(makeReport(), withLeaf({ hardwareId })).reasons).toEqual([]);
@@ -371,6 +376,13 @@ describe('an SEV-SNP report is not believed', () => {
       'CHAIN_INCOMPLETE',
     ],
     ['there are no certificates', {}, { certificates: [] }, 'CHAIN_INCOMPLETE'],
+    [
+      'there are more certificates than any chain has',
+      {},
+      { certificates: Array.from({ length: 5 }, () => Buffer.alloc(8_000, 0x30)) },
+      'INPUT_TOO_LARGE',
+    ],
+    ['the time is none', {}, { at: new Date(Number.NaN) }, 'CERTIFICATE_NOT_YET_VALID'],
     [
       'the intermediate is another hierarchy’s',
       {},

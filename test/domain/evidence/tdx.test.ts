@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import { createChainCache } from '../../../lib/domain/evidence/chain.ts';
 import {
@@ -100,6 +101,12 @@ describe('a TDX quote is refused by policy', () => {
   test.each<[string, QuoteOptions, Partial<TdxInput>, readonly string[]]>([
     ['it may be debugged', { attributes: septVeDisable | 1n }, {}, ['TDX_DEBUG']],
     ['reserved attributes are set', { attributes: septVeDisable | 4n }, {}, ['TDX_ATTRIBUTES']],
+    [
+      'attributes are set that no module has',
+      { attributes: septVeDisable | (1n << 24n) },
+      {},
+      ['TDX_ATTRIBUTES'],
+    ],
     ['its features lack SSE', { xfam: 1n }, {}, ['TDX_ATTRIBUTES']],
     ['SEPT_VE_DISABLE is not set', { attributes: 0n }, {}, ['TDX_SEPT_VE']],
     ['it may migrate', { attributes: septVeDisable | (1n << 29n) }, {}, ['TDX_MIGRATABLE']],
@@ -309,6 +316,29 @@ describe('a TDX quote is not believed', () => {
   });
 });
 
+test('a TDX quote that brings no certificates says so, and is not called broken', () => {
+  const verdict = verifyWith(makeQuote(intel, { pckType: 3 }));
+  expect(verdict).toMatchObject({ malformed: false, reasons: ['TDX_CERTIFICATION_TYPE'] });
+});
+
+test('a TDX quote with its root first is out of order', () => {
+  const chain = `${pem(intel.root.der, intel.platformCa.der, intel.pck.der)}\0`;
+  expect(verifyWith(makeQuote(intel, { chain })).reasons).toEqual(['CHAIN_OUT_OF_ORDER']);
+});
+
+test('a TDX quote under a key of another kind is refused, not stumbled over', () => {
+  const keys = generateKeyPairSync('ed25519');
+  const extensions = [{ oid: '1.2.840.113741.1.13.1', value: sgxExtension() }];
+  const leaf = { signature: 'ecdsaSha256', ca: false, serial: 23, extensions } as const;
+  const pck = issue('Intel SGX PCK Certificate', keys, intel.platformCa, leaf);
+  const chain = `${pem(pck.der, intel.platformCa.der, intel.root.der)}\0`;
+  expect(verifyWith(makeQuote(intel, { chain })).reasons).toEqual(['TDX_QE_SIGNATURE_INVALID']);
+});
+
+test('a TDX quote is not accepted at a time that is none', () => {
+  expect(verifyWith(makeQuote(intel), { at: new Date(Number.NaN) }).accepted).toBe(false);
+});
+
 describe('a TDX quote is malformed', () => {
   const at16 = (offset: number, value: number) => ({
     edit: (quote: Buffer) => void quote.writeUInt16LE(value, offset),
@@ -322,7 +352,8 @@ describe('a TDX quote is malformed', () => {
     ['its version is 3', at16(0, 3), {}, 'TDX_VERSION_UNKNOWN'],
     ['its key is of another type', at16(2, 3), {}, 'TDX_VERSION_UNKNOWN'],
     ['it is of SGX', at16(4, 0), {}, 'TDX_VERSION_UNKNOWN'],
-    ['its body is of SGX', at16(48, 1), {}, 'TDX_MALFORMED'],
+    ['its body is of SGX', at16(48, 1), {}, 'TDX_VERSION_UNKNOWN'],
+    ['its body is of a later TDX', at16(48, 4), {}, 'TDX_VERSION_UNKNOWN'],
     ['its body’s size does not fit its type', at16(50, 584), {}, 'TDX_MALFORMED'],
     ['its certification data is of another type', { certificationType: 5 }, {}, 'TDX_MALFORMED'],
     ['something follows it', { trailing: Buffer.of(0, 0, 1) }, {}, 'TDX_TRAILING_BYTES'],
@@ -362,6 +393,26 @@ describe('a TDX quote is malformed', () => {
       {},
       withCollateral({
         file: (file) => Object.assign(file, { pck_crl: `${file['pck_crl']}`.replace(/[a-f]/, 'A') }),
+      }),
+      'TDX_COLLATERAL_MALFORMED',
+    ],
+    [
+      'its collateral says a text twice',
+      {},
+      { collateral: Buffer.from(`${usualCollateral}`.replace('{', '{"tcb_info":"{}",')) },
+      'JSON_DUPLICATE_KEY',
+    ],
+    [
+      'its collateral has a member that would be passed over',
+      {},
+      { collateral: Buffer.from(`${usualCollateral}`.replace('{', '{"__proto__":"x",')) },
+      'JSON_DUPLICATE_KEY',
+    ],
+    [
+      'its collateral has more levels than a schema should describe the faults of',
+      {},
+      withCollateral({
+        tcbInfo: (info) => ({ ...info, tcbLevels: Array.from({ length: 25_000 }, () => 0) }),
       }),
       'TDX_COLLATERAL_MALFORMED',
     ],

@@ -1,4 +1,11 @@
-import { createHash, createPublicKey, diffieHellman, generateKeyPairSync, randomBytes } from 'node:crypto';
+import {
+  createHash,
+  createPublicKey,
+  diffieHellman,
+  generateKeyPairSync,
+  randomBytes,
+  sign,
+} from 'node:crypto';
 import { describe, expect, test } from '@jest/globals';
 import {
   credentialFile,
@@ -86,6 +93,37 @@ describe('a TPM quote is accepted', () => {
       'over SHA-384 PCRs, digested with the signature’s SHA-256',
       { ...quoted({ bank: 0x000c, pcrs: wide }), pcrs: pcrJson(wide, 'sha384') },
     ],
+    ['with a bare RSAPSS signature', { ...rsa('rsapss'), signature: rsa('rsapss').signature.subarray(6) }],
+    [
+      'with r and s beside each other',
+      { signature: sign('sha256', attest, { key: akKeys.privateKey, dsaEncoding: 'ieee-p1363' }) },
+    ],
+    ['with r and s in DER', { signature: sign('sha256', attest, akKeys.privateKey) }],
+    [
+      'listing banks of which nothing was selected, SHA-1, SM3 and SHA-384 among them',
+      quoted({
+        selections: Buffer.concat([
+          u32(4),
+          ...[0x0004, 0x0012, 0x000c].map((bank) => selection(bank, Buffer.alloc(3))),
+          selection(0x000b, Buffer.of(0x91, 0x10, 0)),
+        ]),
+      }),
+    ],
+    [
+      'of a generation in one of two banks',
+      {
+        ...quoted({
+          selections: Buffer.concat([
+            u32(2),
+            selection(0x000b, Buffer.of(0x10, 0, 0)),
+            selection(0x000c, Buffer.of(0x10, 0, 0)),
+          ]),
+          pcrDigest: createHash('sha256').update(Buffer.alloc(32, 5)).update(Buffer.alloc(48, 6)).digest(),
+        }),
+        pcrs: Buffer.from(JSON.stringify({ sha256: { 4: '05'.repeat(32) }, sha384: { 4: '06'.repeat(48) } })),
+        ...withPolicy({ generations: [{ name: 'now', measurements: { PCR4: Buffer.alloc(32, 5) } }] }),
+      },
+    ],
     ['over exactly the PCRs that the policy names', withPolicy({ pcrs: [12, 7, 4, 0] })],
     [
       'of a generation that counts',
@@ -106,6 +144,15 @@ describe('a TPM quote is accepted', () => {
     expect(verifyWith({ attest: bytes, signature, ak: spki(keys.publicKey) }).reasons).toEqual([]);
   });
 
+  test('of a P-384 key signed with SHA-384, with a bare signature', () => {
+    const keys = keyPair('P-384');
+    const bytes = makeAttest({ hash: 'sha384' });
+    for (const dsaEncoding of ['der', 'ieee-p1363'] as const) {
+      const signature = sign('sha384', bytes, { key: keys.privateKey, dsaEncoding });
+      expect(verifyWith({ attest: bytes, signature, ak: spki(keys.publicKey) }).reasons).toEqual([]);
+    }
+  });
+
   test('over more PCRs than one list of tpm2_quote’s file holds', () => {
     const all = new Map(Array.from({ length: 24 }, (_, index) => [index, Buffer.alloc(32, index)]));
     expect(verifyWith({ ...quoted({ pcrs: all }), pcrs: makeSerialized(all) }).reasons).toEqual([]);
@@ -115,6 +162,7 @@ describe('a TPM quote is accepted', () => {
 describe('a TPM quote is refused', () => {
   const p521 = generateKeyPairSync('ec', { namedCurve: 'P-521' });
   const weak = generateKeyPairSync('rsa', { modulusLength: 1024 });
+  const three = generateKeyPairSync('rsa', { modulusLength: 2048, publicExponent: 3 });
   const more = new Map([...pcrs, [13, Buffer.alloc(32)]]);
   const fewer = new Map([...pcrs].slice(1));
   const flipped = new Map([...pcrs, [4, Buffer.alloc(32)]]);
@@ -157,6 +205,7 @@ describe('a TPM quote is refused', () => {
     ],
     ['its key is of an exotic curve', { ak: spki(p521.publicKey) }, 'TPM_KEY_WEAK'],
     ['its key has 1024 bits', { ak: spki(weak.publicKey) }, 'TPM_KEY_WEAK'],
+    ['its key has the exponent 3', { ak: spki(three.publicKey) }, 'TPM_KEY_WEAK'],
     ['nothing binds its key to this VM', { expected: { keyIsBound: () => false } }, 'TPM_KEY_NOT_BOUND'],
     ['it is over another nonce', { expected: { nonce: Buffer.alloc(32) } }, 'NONCE_MISMATCH'],
     ['a quoted PCR is not given', { pcrs: pcrJson(fewer) }, 'TPM_PCR_MISSING'],
@@ -224,6 +273,22 @@ describe('a TPM quote is malformed', () => {
       'TPM_QUOTE_MALFORMED',
     ],
     ['its bank is unknown', quoted({ bank: 0x0012 }), 'TPM_HASH_UNKNOWN'],
+    ['it lists more banks than there can be', quoted({ selections: u32(17) }), 'TPM_QUOTE_MALFORMED'],
+    [
+      'a PCR is there twice',
+      { pcrs: Buffer.from(`${pcrJson()}`.replace('"0":', '"0":"ee","0":')) },
+      'JSON_DUPLICATE_KEY',
+    ],
+    [
+      'a bank is there twice',
+      { pcrs: Buffer.from(`${pcrJson()}`.replace('{', '{"sha256":{},')) },
+      'JSON_DUPLICATE_KEY',
+    ],
+    [
+      'a name would be passed over',
+      { pcrs: Buffer.from(`${pcrJson()}`.replace('{', '{"__proto__":"evil",')) },
+      'JSON_DUPLICATE_KEY',
+    ],
     ['its signature is cut short', { signature: usual.signature.subarray(0, -1) }, 'TPM_SIGNATURE_MALFORMED'],
     [
       'something follows its signature',

@@ -41,7 +41,7 @@ const documentSchema = z.object({
   instanceId: z.string().regex(/^i-(?:[0-9a-f]{8}|[0-9a-f]{17})$/),
   instanceType: text,
   pendingTime: z.iso.datetime(),
-  privateIp: text,
+  privateIp: text.nullish(),
   region: z.string().regex(/^[a-z]{2,}(?:-[a-z]+)+-\d+$/),
   version: text,
 });

@@ -61,7 +61,7 @@ export function readKeyCertificate(certificate: Certificate): KeyCertificate {
 
 /** hwID stands raw in the extension; some makers wrapped it into an OCTET STRING. */
 function unwrapped(bytes: Uint8Array): Uint8Array {
-  const isWrapped = bytes[0] === tag.octetString && bytes[1] === bytes.length - 2 && bytes.length > 8 + 1;
+  const isWrapped = [2 + 8, 2 + 64].includes(bytes.length) && bytes[0] === tag.octetString;
   return isWrapped ? bytes.subarray(2) : bytes;
 }
 

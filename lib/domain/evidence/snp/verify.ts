@@ -1,5 +1,5 @@
 import { verify } from 'node:crypto';
-import { equalBytes, hex } from '../bytes.ts';
+import { equalBytes, hex, requireSize } from '../bytes.ts';
 import { type Certificate, parseCertificates } from '../certificate.ts';
 import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
@@ -41,6 +41,8 @@ export function readSnpEvidence(
   crl?: Uint8Array,
   cache?: ChainCache,
 ): SnpEvidence {
+  const length = certificates.reduce((sum, each) => sum + each.length, 0);
+  if (length > 0) requireSize({ length }, maxChainBytes);
   const chain = certificates.flatMap((bytes) => parseCertificates(bytes, cache?.read));
   const [leaf] = chain;
   if (!leaf) throw new EvidenceError('CHAIN_INCOMPLETE', 'no certificates');
@@ -76,6 +78,9 @@ export interface SnpTrust {
   readonly roots: AmdRoots;
   readonly cache?: ChainCache | undefined;
 }
+
+// Three certificates of below 2.5 kB, as PEM with what people put around it.
+const maxChainBytes = 32_768;
 
 /** What AMD signs certificates and lists with. */
 export const amdAlgorithms = [signatureAlgorithms.rsaPssSha384, signatureAlgorithms.rsaPssSha384Trailer];

@@ -1,6 +1,6 @@
 import { isZero, requireSize } from '../bytes.ts';
 import { createReader, type Reader } from '../reader.ts';
-import { EvidenceError } from '../reasons.ts';
+import { EvidenceError, type ReasonCode } from '../reasons.ts';
 
 // Quotes have about 5 kB; clouds hand out buffers of 8 kB filled up with zeros.
 const maxQuoteBytes = 16_384;
@@ -88,7 +88,7 @@ export function parseTdxQuote(bytes: Uint8Array): TdxQuote {
   const qeBytes = certification.bytes(qeReportBytes);
   const qeReportSignature = certification.bytes(64);
   const qeAuthenticationData = certification.bytes(certification.uint(2));
-  const pem = certificationData(certification, certificationByPem);
+  const pem = certificationData(certification, certificationByPem, 'TDX_CERTIFICATION_TYPE');
   certification.end();
   return {
     version,
@@ -104,8 +104,10 @@ export function parseTdxQuote(bytes: Uint8Array): TdxQuote {
 }
 
 function bodySize(reader: Reader): number {
-  const size = bodySizes.get(reader.uint(2));
-  if (size === undefined || reader.uint(4) !== size) throw odd('body type and size');
+  const type = reader.uint(2);
+  const size = bodySizes.get(type);
+  if (size === undefined) throw new EvidenceError('TDX_VERSION_UNKNOWN', `body type ${type}`);
+  if (reader.uint(4) !== size) throw odd('body size');
   return size;
 }
 
@@ -130,9 +132,11 @@ function parseBody(reader: Reader, size: number): TdBody {
 }
 
 /** Type and size, then that many bytes. */
-function certificationData(reader: Reader, type: number): Reader {
+function certificationData(reader: Reader, type: number, code: ReasonCode = 'TDX_MALFORMED'): Reader {
   const seen = reader.uint(2);
-  if (seen !== type) throw odd(`certification data of type ${seen}, expected ${type}`);
+  if (seen !== type) {
+    throw new EvidenceError(code, `certification data of type ${seen}, expected ${type}`);
+  }
   return createReader(reader.bytes(reader.uint(4)), 'little', 'TDX_MALFORMED');
 }
 

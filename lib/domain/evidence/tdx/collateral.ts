@@ -2,11 +2,14 @@ import * as z from 'zod';
 import { hex, requireSize, sha256 } from '../bytes.ts';
 import { type Certificate, parsePem } from '../certificate.ts';
 import { type ChainCache, isLinked, signatureAlgorithms, verifyChain } from '../chain.ts';
+import { countValues, parseJson } from '../json.ts';
 import { EvidenceError } from '../reasons.ts';
 import { parseRevocationList, type RevocationList, requireNotRevoked } from '../revocation-list.ts';
 import { isSigned, type TdxTrust } from './verify.ts';
 
-const maxCollateralBytes = 1_048_576;
+// Recorded files have below 20 kB.
+const maxCollateralBytes = 262_144;
+const maxCollateralValues = 20_000;
 
 const hexText = (bytes: number) => z.string().regex(new RegExp(`^[0-9a-fA-F]{${2 * bytes}}$`));
 // In one case: a letter in the other one would be a change that no signature covers.
@@ -96,7 +99,7 @@ export interface Collateral {
 /** Reads collateral; each text is kept exactly as it stands, since that is what Intel signed. */
 export function parseCollateral(bytes: Uint8Array): Collateral {
   requireSize(bytes, maxCollateralBytes);
-  const file = parse(fileSchema, decode(bytes), 'the file');
+  const file = checked(fileSchema, parseJson(bytes, 'TDX_COLLATERAL_MALFORMED'), 'the file');
   return {
     tcbInfo: parse(tcbInfoSchema, file.tcb_info, 'TCB info'),
     qeIdentity: parse(qeIdentitySchema, file.qe_identity, 'QE identity'),
@@ -148,7 +151,7 @@ export function verifyCollateral(
     signers.push(signer);
   }
   for (const { issueDate, nextUpdate } of [collateral.tcbInfo, collateral.qeIdentity]) {
-    if (at < issueDate || at > nextUpdate) {
+    if (!(at >= issueDate && at <= nextUpdate)) {
       throw new EvidenceError(
         'TDX_COLLATERAL_EXPIRED',
         `${issueDate.toISOString()} to ${nextUpdate.toISOString()}`,
@@ -168,15 +171,6 @@ export function verifyCollateral(
   requireNotRevoked(collateral.rootCrl, root, platformCa, listRules);
 }
 
-/** No byte order mark, which JSON has none of, and nothing replaced that is no UTF-8. */
-function decode(bytes: Uint8Array): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch (cause) {
-    throw new EvidenceError('TDX_COLLATERAL_MALFORMED', 'the file is not UTF-8', { cause });
-  }
-}
-
 function isSignedText(
   text: string,
   signature: Uint8Array,
@@ -194,6 +188,14 @@ function parse<T>(schema: z.ZodType<T>, text: string, what: string): T {
     json = JSON.parse(text);
   } catch (cause) {
     throw new EvidenceError('TDX_COLLATERAL_MALFORMED', `${what} is not JSON`, { cause });
+  }
+  return checked(schema, json, what);
+}
+
+function checked<T>(schema: z.ZodType<T>, json: unknown, what: string): T {
+  // The schema describes each fault, and each of a hundred thousand would cost.
+  if (countValues(json, maxCollateralValues) >= maxCollateralValues) {
+    throw new EvidenceError('TDX_COLLATERAL_MALFORMED', `${what} has more values than any has`);
   }
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;

@@ -15,6 +15,11 @@ export interface Platform {
 
 const arc = '1.2.840.113741.1.13.1';
 
+/** Whether it says of which platform it is, as a PCK certificate does and an authority does not. */
+export function isPck({ extensions }: Certificate): boolean {
+  return extensions.has(arc);
+}
+
 /** Reads the SGX extension; a certificate without it is not a PCK certificate. */
 export function readPlatform({ extensions }: Certificate): Platform {
   const value = extensions.get(arc)?.value;

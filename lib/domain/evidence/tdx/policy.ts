@@ -38,6 +38,8 @@ const intelQe = {
   isvProdId: 2,
 };
 const sgxDebug = 0x02;
+/** DEBUG, LASS, SEPT_VE_DISABLE, MIGRATABLE, PKS, KL, TPA, PERFMON: Intel TDX Module ABI 1.5, TD_ATTRIBUTES. */
+const knownAttributes = [0n, 27n, 28n, 29n, 30n, 31n, 62n, 63n].reduce((mask, bit) => mask | (1n << bit), 0n);
 
 export function judgeTdx(
   evidence: TdxEvidence,
@@ -54,7 +56,7 @@ export function judgeTdx(
   checks.expect('no debugging', policy.allowDebug || !has(0n), 'TDX_DEBUG');
   checks.expect(
     'no reserved attributes',
-    (attributes & 0xfen) === 0n && (xfam & 3n) === 3n,
+    (attributes & ~knownAttributes) === 0n && (xfam & 3n) === 3n,
     'TDX_ATTRIBUTES',
   );
   checks.expect(

@@ -5,7 +5,7 @@ import { type ChainCache, signatureAlgorithms, verifyChain } from '../chain.ts';
 import { EvidenceError } from '../reasons.ts';
 import { type Checklist, type Trust, trustOf } from '../verdict.ts';
 import type { TdxQuote } from './bytes.ts';
-import { type Platform, readPlatform } from './pck.ts';
+import { isPck, type Platform, readPlatform } from './pck.ts';
 
 /** SHA-256 of the key of CN=Intel SGX Root CA: https://certificates.trustedservices.intel.com/IntelSGXRootCA.der */
 export const intelRoots: readonly string[] = [
@@ -26,6 +26,9 @@ export function readTdxEvidence(quote: TdxQuote, cache?: ChainCache): TdxEvidenc
   // Nothing signs the text around the certificates, so it has one spelling, the one that Intel's service writes.
   if (encodePem(chain) !== quote.pckChain)
     throw new EvidenceError('TDX_MALFORMED', 'PEM in another spelling');
+  if (!isPck(leaf) && chain.some(isPck)) {
+    throw new EvidenceError('CHAIN_OUT_OF_ORDER', 'the PCK certificate is not the first');
+  }
   return { quote, chain, platform: readPlatform(leaf) };
 }
 
@@ -67,7 +70,8 @@ export function verifyTdxEvidence({ quote, chain }: TdxEvidence, trust: TdxTrust
 }
 
 export function isSigned(bytes: Uint8Array, key: KeyObject, signature: Uint8Array): boolean {
-  return verify('sha256', bytes, { key, dsaEncoding: 'ieee-p1363' }, signature);
+  const isP256 = key.asymmetricKeyDetails?.namedCurve === 'prime256v1';
+  return isP256 && verify('sha256', bytes, { key, dsaEncoding: 'ieee-p1363' }, signature);
 }
 
 function attestationKey(point: Uint8Array): KeyObject {

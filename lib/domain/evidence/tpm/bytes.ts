@@ -9,6 +9,8 @@ const maxSignatureBytes = 1_024;
 const magic = 0xff544347;
 const attestQuote = 0x8018;
 const selectBytes = 3;
+/** HASH_COUNT of TPM 2.0 Part 2 is implementation-dependent; tpm2-tss has 16. */
+const maxBanks = 16;
 
 export interface PcrSelection {
   readonly bank: HashName;
@@ -69,39 +71,53 @@ export function parseQuote(bytes: Uint8Array): TpmQuote {
 export type TpmSignature =
   | { readonly scheme: 'rsassa' | 'rsapss'; readonly hash: HashName; readonly signature: Uint8Array }
   | { readonly scheme: 'ecdsa'; readonly hash: HashName; readonly r: Uint8Array; readonly s: Uint8Array }
-  /** `tpm2_quote -f plain` and others: PKCS#1 v1.5 or DER, which does not say its hash: SHA-256. */
-  | { readonly scheme: 'plain'; readonly hash: 'sha256'; readonly signature: Uint8Array };
+  /** `tpm2_quote -f plain` and others: as libraries write it, without scheme and hash. */
+  | { readonly scheme: 'plain'; readonly hash: HashName; readonly signature: Uint8Array };
 
-/** Reads a TPMT_SIGNATURE (Part 2 §11.3.4), or takes a bare signature as it is. */
-export function parseSignature(bytes: Uint8Array): TpmSignature {
+/**
+ * Reads a TPMT_SIGNATURE (Part 2 §11.3.4), or takes a bare signature as it is.
+ *
+ * @param bare for a bare one: bytes of the PCR digest, which is of the signature's hash, and of an RSA key's modulus
+ */
+export function parseSignature(
+  bytes: Uint8Array,
+  bare: { readonly digestBytes?: number; readonly modulusBytes?: number | undefined } = {},
+): TpmSignature {
   requireSize(bytes, maxSignatureBytes);
+  const hash = [...hashes.values()].find((each) => each.bytes === bare.digestBytes)?.name ?? 'sha256';
+  if (bytes.length === bare.modulusBytes) return { scheme: 'plain', hash, signature: bytes };
   const reader = createReader(bytes, 'big', 'TPM_SIGNATURE_MALFORMED');
   const algorithm = bytes.length < 4 ? 0 : reader.uint(2);
   if (algorithm === scheme.rsassa || algorithm === scheme.rsapss) {
-    const hash = hashOf(reader.uint(2));
+    const named = hashOf(reader.uint(2));
     const signature = sized(reader, 512);
     reader.end();
-    return { scheme: algorithm === scheme.rsassa ? 'rsassa' : 'rsapss', hash, signature };
+    return { scheme: algorithm === scheme.rsassa ? 'rsassa' : 'rsapss', hash: named, signature };
   }
   if (algorithm === scheme.ecdsa) {
-    const hash = hashOf(reader.uint(2));
+    const named = hashOf(reader.uint(2));
     const r = sized(reader, 66);
     const s = sized(reader, 66);
     reader.end();
-    return { scheme: 'ecdsa', hash, r, s };
+    return { scheme: 'ecdsa', hash: named, r, s };
   }
-  return { scheme: 'plain', hash: 'sha256', signature: bytes };
+  return { scheme: 'plain', hash, signature: bytes };
 }
 
 function parseSelections(reader: Reader): readonly PcrSelection[] {
   const count = reader.uint(4);
-  if (count > hashes.size) throw odd(`${count} PCR selections`);
-  const selections = Array.from({ length: count }, () => {
-    const bank = hashOf(reader.uint(2));
+  if (count > maxBanks) throw odd(`${count} PCR selections`);
+  const banks = new Set<number>();
+  const selections: PcrSelection[] = [];
+  for (let left = count; left > 0; left--) {
+    const bankId = reader.uint(2);
     if (reader.uint(1) !== selectBytes) throw odd('a PCR selection has 3 bytes');
-    return { bank, pcrs: selected(reader.bytes(selectBytes)) };
-  });
-  if (new Set(selections.map(({ bank }) => bank)).size !== count) throw odd('a bank is selected twice');
+    const pcrs = selected(reader.bytes(selectBytes));
+    if (banks.has(bankId)) throw odd('a bank is selected twice');
+    banks.add(bankId);
+    // TPMs list banks that they have and nothing was selected of, SHA-1 and SM3 among them.
+    if (pcrs.length > 0 || hashes.has(bankId)) selections.push({ bank: hashOf(bankId), pcrs });
+  }
   return selections;
 }
 

@@ -45,10 +45,15 @@ export function verifyTpm(input: TpmInput): Verdict<TpmClaims> {
     format: 'tpm',
     parse: () => {
       const quote = parseQuote(input.attest);
+      const ak = parsePublicKey(input.ak);
+      const { modulusLength } = ak.key.asymmetricKeyDetails ?? {};
       return {
         quote,
-        signature: parseSignature(input.signature),
-        ak: parsePublicKey(input.ak),
+        signature: parseSignature(input.signature, {
+          digestBytes: quote.pcrDigest.length,
+          modulusBytes: modulusLength && modulusLength / 8,
+        }),
+        ak,
         pcrs: parsePcrs(input.pcrs, quote.selections),
       };
     },

@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { isZero, requireSize } from '../bytes.ts';
+import { parseJson } from '../json.ts';
 import { createReader, type Reader } from '../reader.ts';
 import { EvidenceError } from '../reasons.ts';
 import { type HashName, hashes } from './algorithms.ts';
@@ -42,19 +43,13 @@ function named(entries: [string, Values][]): { bank: HashName; values: Values }[
 export function parsePcrs(bytes: Uint8Array, selections: readonly PcrSelection[]): PcrBanks {
   requireSize(bytes, maxPcrFileBytes);
   const first = bytes.find((byte) => byte > 0x20);
-  if (first === 0x7b && bytes.length !== valueBytes(selections)) return parseJson(bytes, selections);
+  if (first === 0x7b && bytes.length !== valueBytes(selections)) return parseNamed(bytes, selections);
   if (bytes.length === valueBytes(selections)) return parseValues(bytes, selections);
   return parseSerialized(bytes);
 }
 
-function parseJson(bytes: Uint8Array, selections: readonly PcrSelection[]): PcrBanks {
-  let json: unknown;
-  try {
-    json = JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
-  } catch (cause) {
-    throw odd('not JSON', cause);
-  }
-  const parsed = jsonSchema.safeParse(json);
+function parseNamed(bytes: Uint8Array, selections: readonly PcrSelection[]): PcrBanks {
+  const parsed = jsonSchema.safeParse(parseJson(bytes, 'TPM_PCRS_MALFORMED'));
   if (!parsed.success) throw odd('not PCR values by bank and index');
   const banks = new Map<HashName, ReadonlyMap<number, Uint8Array>>();
   for (const { bank = selections[0]?.bank, values } of parsed.data) {
@@ -119,9 +114,10 @@ function parseSelection(reader: Reader): { bank: HashName; index: number }[] {
   const size = reader.uint(1);
   const bitmap = reader.bytes(4);
   zeros(reader, 1);
-  const bank = hashes.get(id)?.name;
-  if (!bank) throw odd(`bank 0x${id.toString(16)}`);
   if (size !== 3 || bitmap[3] !== 0) throw odd('a PCR selection has 3 bytes');
+  const bank = hashes.get(id)?.name;
+  if (!bank && isZero(bitmap)) return [];
+  if (!bank) throw odd(`bank 0x${id.toString(16)}`);
   return selected(bitmap).map((index) => ({ bank, index }));
 }
 
@@ -144,6 +140,6 @@ function zeros(reader: Reader, length: number): void {
   if (!isZero(reader.bytes(length))) throw odd('unused bytes are not zero');
 }
 
-function odd(detail: string, cause?: unknown): EvidenceError {
-  return new EvidenceError('TPM_PCRS_MALFORMED', detail, { cause });
+function odd(detail: string): EvidenceError {
+  return new EvidenceError('TPM_PCRS_MALFORMED', detail);
 }

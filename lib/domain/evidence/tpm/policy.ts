@@ -1,16 +1,17 @@
 import type { KeyObject } from 'node:crypto';
 import { equalBytes } from '../bytes.ts';
 import { expectGeneration } from '../expect.ts';
-import type { Generation } from '../rollout.ts';
+import { type Generation, matchGeneration } from '../rollout.ts';
 import type { Checklist } from '../verdict.ts';
 import type { HashName } from './algorithms.ts';
+import type { PcrBanks } from './pcrs.ts';
 import type { TpmEvidence } from './verify.ts';
 
 export interface TpmPolicy {
   readonly banks: readonly HashName[];
   /** PCRs that the quote must select, these and no others; left out: any, but at least one. */
   readonly pcrs?: readonly number[] | undefined;
-  /** Allowed values by `PCR<n>`, in the bank with the longest digests; empty: not looked at. */
+  /** Allowed values by `PCR<n>`, in any one quoted bank; empty: not looked at. */
   readonly generations: readonly Generation[];
 }
 
@@ -20,7 +21,7 @@ export const defaultTpmPolicy: TpmPolicy = { banks: ['sha256', 'sha384', 'sha512
 export interface TpmExpectation {
   readonly nonce?: Uint8Array | undefined;
   /** Whether the key is of this VM's TPM (binding.ts); left out: the caller vouches for the key. */
-  readonly keyIsBound?: ((key: KeyObject) => boolean) | undefined;
+  readonly keyIsBound?: ((key: KeyObject, quoted: PcrBanks) => boolean) | undefined;
 }
 
 export function judgeTpm(
@@ -30,24 +31,27 @@ export function judgeTpm(
   at: Date,
   checks: Checklist,
 ): void {
+  // A bank of which nothing is selected says nothing.
+  const used = quote.selections.filter((selection) => selection.pcrs.length > 0);
   const banks = quote.selections.map(({ bank }) => bank);
-  const isAllowed = banks.length > 0 && banks.every((bank) => policy.banks.includes(bank));
+  const isAllowed = banks.length > 0 && used.every(({ bank }) => policy.banks.includes(bank));
   checks.expect('banks', isAllowed, 'TPM_BANK', banks.join(', ') || 'none');
-  const indexes = quote.selections.map((selection) => selection.pcrs);
-  const isSelected = policy.pcrs
-    ? indexes.every((each) => sameNumbers(each, policy.pcrs ?? []))
-    : indexes.some((each) => each.length > 0);
+  const indexes = used.map((selection) => selection.pcrs);
+  const isSelected =
+    used.length > 0 && indexes.every((each) => !policy.pcrs || sameNumbers(each, policy.pcrs));
   checks.expect('selected PCRs', isSelected, 'TPM_PCR_SELECTION', indexes.join('; ') || 'none');
   if (expected.nonce === undefined) checks.skip('nonce', 'none is expected');
   else checks.expect('nonce', equalBytes(quote.extraData, expected.nonce), 'NONCE_MISMATCH');
   if (expected.keyIsBound === undefined) checks.skip('key is of this VM’s TPM', 'the caller vouches for it');
-  else checks.expect('key is of this VM’s TPM', expected.keyIsBound(ak.key), 'TPM_KEY_NOT_BOUND');
+  else checks.expect('key is of this VM’s TPM', expected.keyIsBound(ak.key, pcrs), 'TPM_KEY_NOT_BOUND');
   if (policy.generations.length === 0) checks.skip('measurement', 'no generations are named');
   else {
-    const longest = banks.toSorted().at(-1);
-    const values = (longest && pcrs.get(longest)) ?? new Map<number, Uint8Array>();
-    const measured = Object.fromEntries([...values].map(([index, value]) => [`PCR${index}`, value]));
-    expectGeneration(policy.generations, measured, at, checks);
+    const measured = [...pcrs.values()].map((values) =>
+      Object.fromEntries([...values].map(([index, value]) => [`PCR${index}`, value])),
+    );
+    // Digests of another bank have another length, and match nothing.
+    const known = measured.find((each) => matchGeneration(policy.generations, each, at).kind !== 'unknown');
+    expectGeneration(policy.generations, known ?? {}, at, checks);
   }
 }
 

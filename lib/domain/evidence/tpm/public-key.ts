@@ -132,10 +132,10 @@ export function isSameKey(key: KeyObject, bytes: Uint8Array): boolean {
 }
 
 function requireStrong(key: KeyObject): KeyObject {
-  const { modulusLength = 0, namedCurve = '' } = key.asymmetricKeyDetails ?? {};
+  const { modulusLength = 0, publicExponent = 0n, namedCurve = '' } = key.asymmetricKeyDetails ?? {};
   const isStrong =
     key.asymmetricKeyType === 'rsa'
-      ? modulusLength >= 2048
+      ? modulusLength >= 2048 && publicExponent >= 65_537n && publicExponent % 2n === 1n
       : key.asymmetricKeyType === 'ec' && ['prime256v1', 'secp384r1'].includes(namedCurve);
   if (!isStrong)
     throw new EvidenceError('TPM_KEY_WEAK', `${key.asymmetricKeyType} ${modulusLength || namedCurve}`);

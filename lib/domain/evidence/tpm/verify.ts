@@ -54,8 +54,14 @@ export function verifyTpmEvidence({ quote, signature, ak, pcrs }: TpmEvidence, c
 function isSigned(signed: Uint8Array, signature: TpmSignature, key: KeyObject): boolean {
   const isRsa = key.asymmetricKeyType === 'rsa';
   switch (signature.scheme) {
-    case 'plain':
-      return verify(signature.hash, signed, key, signature.signature);
+    case 'plain': {
+      const { hash, signature: bytes } = signature;
+      if (isRsa)
+        return verify(hash, signed, key, bytes) || isSigned(signed, { ...signature, scheme: 'rsapss' }, key);
+      // r and s beside each other, or in DER.
+      const dsaEncoding = bytes.length === 2 * coordinateBytes(key) ? 'ieee-p1363' : 'der';
+      return verify(hash, signed, { key, dsaEncoding }, bytes);
+    }
     case 'rsassa':
       return isRsa && verify(signature.hash, signed, key, signature.signature);
     case 'rsapss': {
@@ -65,12 +71,16 @@ function isSigned(signed: Uint8Array, signature: TpmSignature, key: KeyObject): 
       return isRsa && verify(signature.hash, signed, { key, padding, saltLength }, signature.signature);
     }
     case 'ecdsa': {
-      const length = key.asymmetricKeyDetails?.namedCurve === 'secp384r1' ? 48 : 32;
+      const length = coordinateBytes(key);
       if (isRsa || signature.r.length > length || signature.s.length > length) return false;
       const both = Buffer.concat([leftPadded(signature.r, length), leftPadded(signature.s, length)]);
       return verify(signature.hash, signed, { key, dsaEncoding: 'ieee-p1363' }, both);
     }
   }
+}
+
+function coordinateBytes(key: KeyObject): number {
+  return key.asymmetricKeyDetails?.namedCurve === 'secp384r1' ? 48 : 32;
 }
 
 /** A TPM leaves out leading zeros. */

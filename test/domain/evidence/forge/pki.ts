@@ -26,6 +26,7 @@ export interface Faults {
   }[];
   readonly version?: number;
   readonly issuerName?: Buffer;
+  readonly subjectName?: Buffer;
   /** The signature algorithm that stands outside the signed part, when it should differ. */
   readonly outerSignature?: keyof typeof algorithms;
   readonly flipSignature?: boolean;
@@ -81,7 +82,8 @@ export function issue(
   faults: Faults = {},
 ): Party {
   const { ca = true, keyUsage = ca ? 'keyCertSign' : 'digitalSignature', signature = 'ecdsaSha384' } = faults;
-  const name = der(0x30, der(0x31, der(0x30, oid('2.5.4.3'), der(0x0c, Buffer.from(commonName)))));
+  const name =
+    faults.subjectName ?? der(0x30, der(0x31, der(0x30, oid('2.5.4.3'), der(0x0c, Buffer.from(commonName)))));
   const constraints = ca
     ? der(
         0x30,

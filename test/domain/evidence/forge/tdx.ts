@@ -66,6 +66,7 @@ export interface QuoteOptions {
   readonly attestationKey?: (point: Buffer) => void;
   readonly edit?: (quote: Buffer) => void;
   readonly certificationType?: number;
+  readonly pckType?: number;
   readonly trailing?: Buffer;
 }
 
@@ -114,7 +115,7 @@ export function makeQuote(intel: Intel, options: QuoteOptions = {}): Buffer {
     qeSignature,
     u16(32),
     authentication,
-    u16(5),
+    u16(options.pckType ?? 5),
     u32(chain.length),
     chain,
   ]);
