@@ -87,21 +87,26 @@ export function smallInteger(node: Asn1Node | undefined): number {
   return Number.parseInt(hex(bytes), 16);
 }
 
-// The longest that these formats have are below 20 bytes.
+// The longest that these formats have are below 20 bytes; a revocation list has many short ones.
 const maxIdentifierBytes = 64;
+const maxIdentifierBytesInAll = 16_384;
 
 /**
- * Refuses long OBJECT IDENTIFIERs before the parser makes an object of each of their arcs, which costs thousandfold.
+ * Refuses long OBJECT IDENTIFIERs, and too many, before the parser makes an object of each of their arcs, which costs thousandfold.
  * Walks over headers alone; what does not hold together is the parser's to refuse.
  */
 function requireShortIdentifiers(bytes: Uint8Array): void {
+  let inAll = 0;
   for (let offset = 0; offset + 1 < bytes.length; ) {
     const [identifierOctet = 0, first = 0] = bytes.subarray(offset, offset + 2);
     const lengthBytes = first > 0x80 ? first - 0x80 : 0;
     const header = 2 + lengthBytes;
     const length = first > 0x80 ? bigEndian(bytes.subarray(offset + 2, offset + header)) : first & 0x7f;
-    if (identifierOctet === tag.oid && length > maxIdentifierBytes) {
-      throw new EvidenceError('ASN1_TOO_COMPLEX', `an OBJECT IDENTIFIER of ${length} bytes`);
+    if (identifierOctet === tag.oid) {
+      inAll += length;
+      if (length > maxIdentifierBytes || inAll > maxIdentifierBytesInAll) {
+        throw new EvidenceError('ASN1_TOO_COMPLEX', `OBJECT IDENTIFIERs of ${inAll} bytes`);
+      }
     }
     const isConstructed = (identifierOctet & 0x20) !== 0;
     offset += isConstructed ? header : header + length;

@@ -48,6 +48,11 @@ describe('ASN.1', () => {
     expect(code(hex)).toBe(expected);
   });
 
+  test('is refused when it has more identifiers than any evidence', () => {
+    const many = der(0x30, ...Array.from({ length: 300 }, () => der(6, Buffer.alloc(60, 1))));
+    expect(codeOf(() => decodeAsn1(many, 'der'))).toBe('ASN1_TOO_COMPLEX');
+  });
+
   test('is refused when it has more elements than any evidence', () => {
     const many = der(0x30, ...Array.from({ length: 2_000 }, () => integer(1)));
     expect(codeOf(() => decodeAsn1(many, 'der'))).toBe('ASN1_TOO_COMPLEX');
