@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { DiskDevice } from '../../lib/domain/disk-plan.ts';
 import { type HeaderKeyslot, judgeHeader } from '../../lib/domain/luks-header.ts';
@@ -15,11 +15,20 @@ export class HeaderCopy implements Disposable {
   constructor(folder: string, device: DiskDevice) {
     this.bytes = readHeaderArea(device);
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    this.path = join(folder, `header-${randomUUID()}`);
+    removeAbandoned(folder);
+    this.path = join(folder, `header-${process.pid}-${randomUUID()}`);
     writeFileSync(this.path, this.bytes, { mode: 0o600, flag: 'wx' });
   }
   [Symbol.dispose](): void {
     rmSync(this.path, { force: true });
+  }
+}
+
+/** Copies of processes that were killed: their scope never ended. */
+function removeAbandoned(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const pid = /^header-(\d+)-/.exec(name)?.[1];
+    if (pid && !existsSync(`/proc/${pid}`)) rmSync(join(folder, name), { force: true });
   }
 }
 
