@@ -115,7 +115,14 @@ function allowCommand(program: Command, connected: () => Promise<Connection>): C
         await change(connection, id, 'allow leave-scope', reason, (_, said) => ({
           leaveScope: revoke ? undefined : said,
         }));
-        print(`${id}: ${revoke ? 'stays in scope' : 'leaves scope at the next sweep, within five minutes'}.`);
+        print(
+          revoke
+            ? `${id}: stays in scope.`
+            : [
+                `${id}: leaves scope at the next sweep, within five minutes, and is given no key from then on.`,
+                'What it has open stays open; from its next boot its disks open with their recovery keys alone.',
+              ].join('\n'),
+        );
       },
     ),
   );
