@@ -26,6 +26,7 @@ const LOCK_WAIT_SECONDS = 30;
 /**
  * The NitroTPM by AWS's tool, which takes what a document is to carry from files and writes it to standard output:
  * https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/attestation-get-doc.html
+ * https://github.com/aws/NitroTPM-Tools/blob/main/nitro-tpm-attest/README.md
  *
  * One at a time on this machine: question and answer lie in the TPM's memory between the commands of the tool.
  *

@@ -10,14 +10,14 @@ export const DENIAL_POLICY = 'casemate-quarantine';
 export const DENIALS_PK = 'credential#denied';
 
 /**
- * Of all inline policies of a role together, without white space.
+ * Of all inline policies of a role together; IAM does not count white space.
  * https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
  */
 export const ROLE_POLICIES_MAX_CHARACTERS = 10_240;
 
 /**
- * Credentials that a VM got before it was terminated live on for hours; those of an instance profile are replaced
- * some six hours before they end, so twice of it is past all of them.
+ * Credentials that a VM got before it was terminated live on for hours. AWS says when new ones are there, at least five
+ * minutes before the old ones end, but not how long they live; some six and a half hours were seen. Twelve are past it.
  * https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html
  */
 export const DENIED_AFTER_END_SECONDS = 12 * 3600;
@@ -128,7 +128,7 @@ export function denialPolicy(instanceArns: readonly string[]): string | undefine
         Effect: 'Deny',
         Action: '*',
         Resource: '*',
-        // Only requests signed with an instance profile's credentials carry it: nobody else is refused anything.
+        // A global key, in the context of a request only where EC2 made the session: nobody else is refused anything.
         // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-ec2-source-instance-arn
         Condition: { ArnEquals: { 'ec2:SourceInstanceARN': instanceArns } },
       },

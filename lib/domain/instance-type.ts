@@ -2,10 +2,11 @@
  * Families whose memory the platform always encrypts, by AWS's word. A guest cannot see it, so the fact is EC2's
  * to assert; a family that is not here is `unknown`.
  *
- * Sources: EC2 User Guide, "Data protection in Amazon EC2", encryption in memory: Graviton2 and later; Intel
- * from Ice Lake on (TME), such as M6i and M7i; AMD from Milan on (TSME, SME), such as M6a and M7a
- * (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/data-protection.html). Which processor a family has:
- * "Instance type specifications" of the EC2 instance types guide.
+ * Sources: EC2 User Guide, "Starting with AMD EPYC (Milan), AWS Graviton2, and Intel Xeon Scalable (Ice Lake)
+ * processors, instance memory is always encrypted" (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/sev-snp.html),
+ * and by example in "Data protection in Amazon EC2": M6i and M7i (TME), M6a and M7a (SME)
+ * (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/data-protection.html). Which processor a family has: "Instance
+ * type specifications" of the EC2 instance types guide (https://docs.aws.amazon.com/ec2/latest/instancetypes/).
  */
 const MEMORY_ENCRYPTED: ReadonlySet<string> = new Set([
   // Graviton2, 3, 4
