@@ -14,7 +14,7 @@ import { operatorItem } from '../../lib/domain/operator.ts';
 import { postureItem } from '../../lib/domain/posture.ts';
 import { CUT_GROUP, type GroupSpec, tenantOf } from '../../lib/domain/profiles.ts';
 import { type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
-import { getItems } from '../aws/dynamodb.ts';
+import { getItems, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
 import { interfacesOf } from '../aws/ec2.ts';
 import { ensureGroups, findGroups, type OwnGroups, removeUnused } from '../aws/security-groups.ts';
 import { createQueueHandler, oncePerVm, type Work } from '../queue-function.ts';
@@ -114,6 +114,9 @@ function parse(event: Envelope): Parsed<Occasion> {
   return parseVmChanged(event);
 }
 
+/** What says where a VM belongs. */
+const DECIDED_BY = ['vm', 'posture', 'operator'];
+
 /** Where each VM belongs. One whose items cannot be read fails alone. */
 async function decideAll(
   deps: Deps,
@@ -121,12 +124,16 @@ async function decideAll(
   failed: Map<string, unknown>,
 ): Promise<Map<string, Fencing>> {
   const keys = (kind: string) => ids.map((id) => `${kind}#${id}`);
-  const [vms, postures, isolations, operators] = await Promise.all([
-    getItems(deps.table, keys('vm'), vmItem),
-    getItems(deps.table, keys('posture'), postureItem),
-    getItems(deps.table, keys('isolation'), isolationItem),
-    getItems(deps.table, keys('operator'), operatorItem),
-  ]);
+  // The isolation item is not among the keys: it is written on the condition of its version.
+  const { items, moved } = await readTogether(deps.table, DECIDED_BY.flatMap(keys), () =>
+    Promise.all([
+      getItems(deps.table, keys('vm'), vmItem),
+      getItems(deps.table, keys('posture'), postureItem),
+      getItems(deps.table, keys('isolation'), isolationItem),
+      getItems(deps.table, keys('operator'), operatorItem),
+    ]),
+  );
+  const [vms, postures, isolations, operators] = items;
   const fencings = new Map<string, Fencing>();
   for (const id of ids) {
     try {
@@ -135,6 +142,8 @@ async function decideAll(
       const isolation = isolations.get(`isolation#${id}`);
       const operator = operators.get(`operator#${id}`);
       const posture = postures.get(`posture#${id}`);
+      const written = DECIDED_BY.map((kind) => `${kind}#${id}`).find((pk) => moved.has(pk));
+      if (written) throw new VersionConflictError(written);
       const fence = decideProfile({ vm, posture, operator, isolation }, deps.now());
       if (fence.kind === 'leave-alone') continue;
       const { tenant, changed } = tenantOf(vm.observation.tags, isolation?.tenant, operator?.tenant?.tenant);

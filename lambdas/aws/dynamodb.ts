@@ -9,7 +9,7 @@ import {
   UpdateItemCommand,
 } from '@aws-sdk/client-dynamodb';
 import { marshall, unmarshall } from '@aws-sdk/util-dynamodb';
-import type * as z from 'zod';
+import * as z from 'zod';
 
 /** Somebody else wrote the item first. Retryable: look again, decide again. */
 export class VersionConflictError extends Error {
@@ -100,6 +100,36 @@ export async function getItems<T>(
     },
     values: () => [...found.values()].flatMap((parsed) => (parsed.success ? [parsed.data] : [])),
   };
+}
+
+const stamp = z.looseObject({ pk: z.string(), version: z.number() });
+
+const READ_TOGETHER_ATTEMPTS = 3;
+
+/**
+ * Reads items of several kinds so that they stood together at one moment: what has the same version when all were read
+ * and afterwards stood in between, and so did the rest. Without that, an operator's word from before somebody wrote and
+ * a posture from after could decide what neither state of the table says. Read again while somebody writes.
+ *
+ * @param keys of the items that must have stood together
+ * @returns what was read last, and the keys of what was written meanwhile
+ */
+export async function readTogether<T extends readonly [Items<Versioned>, ...Items<Versioned>[]]>(
+  table: Table,
+  keys: readonly string[],
+  read: () => Promise<T>,
+): Promise<{ readonly items: T; readonly moved: ReadonlySet<string> }> {
+  for (let attempt = 1; ; attempt++) {
+    const items = await read();
+    const before = versionsOf(items);
+    const after = versionsOf([await getItems(table, keys, stamp)]);
+    const moved = new Set(keys.filter((pk) => before.get(pk) !== after.get(pk)));
+    if (moved.size === 0 || attempt === READ_TOGETHER_ATTEMPTS) return { items, moved };
+  }
+}
+
+function versionsOf(items: readonly Items<Versioned>[]): ReadonlyMap<string, number> {
+  return new Map(items.flatMap((kind) => kind.values().map(({ pk, version }) => [pk, version] as const)));
 }
 
 /**

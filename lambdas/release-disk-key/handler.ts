@@ -18,7 +18,7 @@ import { postureItem } from '../../lib/domain/posture.ts';
 import type { VmItem } from '../../lib/domain/vm.ts';
 import { cedarFacts, type PolicyEngine } from '../../lib/policy/engine.ts';
 import { type Answer, type ApiDeps, createApiHandler } from '../api-function.ts';
-import { getItems } from '../aws/dynamodb.ts';
+import { getItems, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
 import type { Announce } from '../aws/eventbridge.ts';
 import { UnwrapRefusedError, unwrapKey, unwrapKeyForRecipient } from '../aws/kms.ts';
 import { readDisks } from '../disks.ts';
@@ -111,15 +111,24 @@ async function release(deps: Deps, request: ReleaseRequest): Promise<Answer> {
 
 async function decide(deps: Deps, request: ReleaseRequest, vm: VmItem, now: Date): Promise<ReleaseDecision> {
   const { instanceId, disk: uuid, generation } = request;
-  const [disks, postures, isolations, operators] = await Promise.all([
+  const keys = [`posture#${instanceId}`, `isolation#${instanceId}`, `operator#${instanceId}`] as const;
+  const [posture, isolation, operator] = keys;
+  const [disks, { items, moved }] = await Promise.all([
     readDisks(
       deps.table,
       vm.observation.volumes.map((volume) => volume.id),
     ),
-    getItems(deps.table, [`posture#${instanceId}`], postureItem),
-    getItems(deps.table, [`isolation#${instanceId}`], isolationItem),
-    getItems(deps.table, [`operator#${instanceId}`], operatorItem),
+    readTogether(deps.table, keys, () =>
+      Promise.all([
+        getItems(deps.table, [posture], postureItem),
+        getItems(deps.table, [isolation], isolationItem),
+        getItems(deps.table, [operator], operatorItem),
+      ]),
+    ),
   ]);
+  const [written] = moved;
+  if (written) throw new VersionConflictError(written);
+  const [postures, isolations, operators] = items;
   const access = accessDisk(vm, uuid, disks.get);
   if (access.kind === 'refuse') return refusal(access.reason);
   const { disk, volume } = access;
@@ -128,9 +137,9 @@ async function decide(deps: Deps, request: ReleaseRequest, vm: VmItem, now: Date
       vm,
       disk,
       generation,
-      posture: postures.get(`posture#${instanceId}`),
-      isolation: isolations.get(`isolation#${instanceId}`),
-      operator: operators.get(`operator#${instanceId}`),
+      posture: postures.get(posture),
+      isolation: isolations.get(isolation),
+      operator: operators.get(operator),
       mode: deps.mode,
       evidenceMaxAgeSeconds: deps.evidenceMaxAgeSeconds,
       now,

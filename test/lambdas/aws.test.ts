@@ -18,6 +18,7 @@ import {
   consumeChallenge,
   getItems,
   putVersioned,
+  readTogether,
   scanItems,
   UnprocessedKeysError,
   VersionConflictError,
@@ -43,6 +44,58 @@ const dynamodb = (answer: (command: never, n: number) => unknown) => ({
   name: 'state',
 });
 const item = z.strictObject({ pk: z.string(), n: z.number() });
+
+describe('items that are read together', () => {
+  const versioned = z.strictObject({ pk: z.string(), version: z.number() });
+  const keys = ['operator#1', 'posture#1', 'posture#2'];
+
+  /** A table in which somebody writes after some of the reads: the nth read finds the nth state, the last goes on. */
+  function writtenMeanwhile(...states: Record<string, number>[]) {
+    let reads = 0;
+    return dynamodb((command: BatchGetItemCommand) => {
+      const state = states[Math.min(reads++, states.length - 1)] ?? {};
+      const asked = (command.input.RequestItems?.['state']?.Keys ?? []).map((key) => key['pk']?.S ?? '');
+      const rows = asked.flatMap((pk) =>
+        state[pk] === undefined ? [] : [marshall({ pk, version: state[pk] })],
+      );
+      return { Responses: { state: rows } };
+    });
+  }
+  const together = (table: ReturnType<typeof dynamodb>) =>
+    readTogether(table, keys, async () => [
+      await getItems(table, ['operator#1'], versioned),
+      await getItems(table, ['posture#1', 'posture#2'], versioned),
+    ]);
+
+  test('are given when nobody wrote in between', async () => {
+    const { items, moved } = await together(writtenMeanwhile({ 'operator#1': 1, 'posture#1': 4 }));
+    expect([...moved]).toEqual([]);
+    expect(items[1].get('posture#1')).toEqual({ pk: 'posture#1', version: 4 });
+    expect(items[1].get('posture#2')).toBeUndefined();
+  });
+
+  test('are read again when one came, changed or went, and never mixed', async () => {
+    const old = { 'operator#1': 1, 'posture#1': 4 };
+    for (const now of [{ ...old, 'posture#1': 5 }, { 'posture#1': 4 }, { ...old, 'posture#2': 1 }]) {
+      // The operator's item is read before somebody writes, and the postures after.
+      const { items, moved } = await together(writtenMeanwhile(old, now));
+      expect([...moved]).toEqual([]);
+      const read = items.flatMap((kind) => kind.values().map(({ pk, version }) => [pk, version]));
+      expect(Object.fromEntries(read)).toEqual(now);
+    }
+  });
+
+  test('are named when somebody keeps writing them', async () => {
+    let version = 0;
+    const table = dynamodb((command: BatchGetItemCommand) => {
+      const asked = (command.input.RequestItems?.['state']?.Keys ?? []).map((key) => key['pk']?.S ?? '');
+      version++;
+      const rows = asked.map((pk) => marshall({ pk, version: pk === 'posture#2' ? version : 1 }));
+      return { Responses: { state: rows } };
+    });
+    expect([...(await together(table)).moved]).toEqual(['posture#2']);
+  });
+});
 
 describe('reading items', () => {
   test('asks for each key once, a hundred at a time, and consistently', async () => {
