@@ -1,9 +1,9 @@
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { Stack } from 'aws-cdk-lib';
-import { POLICY_FOLDER, validatePolicies } from '../../lib/constructs/policies.ts';
+import { POLICY_FOLDER, PROFILES_FILE, validatePolicies } from '../../lib/constructs/policies.ts';
 import { Casemate } from '../../lib/index.ts';
 import { ENV, testApp } from './synthesized.ts';
 
@@ -29,6 +29,16 @@ describe('policies at synth', () => {
     const synth = () =>
       new Casemate(new Stack(testApp(), 'Test', { env: ENV }), 'Casemate', { shadowPoliciesFolder: folder });
     expect(synth).toThrow(/mine: .*colour/);
+  });
+
+  test('are not the only file of one’s own that is refused: profiles are, too', () => {
+    const file = join(folder, 'profiles.json');
+    const shipped = JSON.parse(readFileSync(PROFILES_FILE, 'utf8')) as object;
+    const use = [{ stage: 'workload', profile: 'nobody-knows', tenant: 'acme' }];
+    writeFileSync(file, JSON.stringify({ ...shipped, use }));
+    const synth = () =>
+      new Casemate(new Stack(testApp(), 'Test', { env: ENV }), 'Casemate', { profilesFile: file });
+    expect(synth).toThrow(/there is no profile "nobody-knows"/);
   });
 
   test('are refused in a folder of one’s own like any others, what is demanded of evidence too', () => {

@@ -213,11 +213,14 @@ describe('when AWS says no', () => {
     expect(item(other.id)).toMatchObject({ applied: true });
   });
 
-  test('to the groups of one VPC, the VMs of another are fenced', async () => {
+  test.each([
+    ['has too many groups', 'SecurityGroupLimitExceeded'],
+    ['grants nothing', 'UnauthorizedOperation'],
+  ])('when one VPC %s, the VMs of another are fenced, and its own keep what they have', async (_, name) => {
     const elsewhere = launch(world, 2, { vpcId: 'vpc-00000002' });
     await observed(vm, elsewhere);
-    const limit = Object.assign(new Error('too many'), { name: 'SecurityGroupLimitExceeded' });
-    world.fail('CreateSecurityGroup', limit, (input) => input['VpcId'] !== 'vpc-00000002');
+    const refused = Object.assign(new Error(name), { name });
+    world.fail('CreateSecurityGroup', refused, (input) => input['VpcId'] !== 'vpc-00000002');
     await expect(run(changed(), changed(elsewhere.id))).resolves.toEqual({
       batchItemFailures: [{ itemIdentifier: 'm-1' }],
     });

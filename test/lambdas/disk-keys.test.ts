@@ -2,6 +2,8 @@ import { generateKeyPairSync, privateDecrypt } from 'node:crypto';
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { parseRecipientEnvelope } from '../../lib/domain/recipient-envelope.ts';
+import { readPolicySources } from '../../lib/policy/compile.ts';
+import type { PolicySet } from '../../lib/policy/engine.ts';
 import { makeDocument, makeNitro, plain } from '../domain/evidence/forge/nitro.ts';
 import {
   createAgent,
@@ -17,7 +19,7 @@ import { diskAgent, type Wrong } from '../world/disks.ts';
 import type { WorldVm } from '../world/ec2.ts';
 import { RECORDED_VM } from '../world/recorded.ts';
 import { launch } from '../world/vm.ts';
-import { createWorld, type World } from '../world/world.ts';
+import { createWorld, policySet, type World } from '../world/world.ts';
 
 let world: World;
 let vm: WorldVm;
@@ -27,8 +29,8 @@ let disks: ReturnType<typeof diskAgent>;
 let disk: string;
 
 /** A VM that was seen, enrolled, and reported good facts, so that its fence is open and its disk has a key. */
-async function start(mode: Mode = 'enforce', facts = GOOD_FACTS) {
-  world = createWorld({ mode });
+async function start(mode: Mode = 'enforce', facts = GOOD_FACTS, policy?: PolicySet) {
+  world = createWorld({ mode, ...(policy ? { policy } : {}) });
   vm = launch(world, 1, { id: RECORDED_VM });
   world.stateChange(vm);
   await world.drain();
@@ -117,6 +119,23 @@ describe('the list of disks', () => {
 });
 
 describe('a release', () => {
+  test.each<Mode>(['enforce', 'observe'])(
+    'is refused in %s when a policy fails to evaluate',
+    async (mode) => {
+      const sources = readPolicySources(new URL('../../policies/', import.meta.url));
+      // Valid by the schema; overflows. Cedar passes over a policy that fails, and a forbid would vanish.
+      const erring = `@id("test.erring") @reason("TOO_OLD")
+      forbid (principal, action == Casemate::Action::"ReleaseKey", resource)
+      when { resource.sizeGiB * 9223372036854775807 < 0 };`;
+      const policies = new Map([...sources.policies, ['erring.cedar', erring]]);
+      await start(mode, GOOD_FACTS, policySet({ ...sources, policies }));
+      const { status, key } = await disks.release(disk, 1);
+      expect({ status, key }).toEqual({ status: 403, key: undefined });
+      expect(decisions()).toMatchObject([{ outcome: 'refused', reasons: ['POLICY_ERROR'] }]);
+      expect(world.kmsCalls).not.toContain('Decrypt');
+    },
+  );
+
   test('gives the agent, and nobody else on the way, the key that KMS unwraps', async () => {
     const { status, key, body } = await disks.release(disk, 1);
     expect(status).toBe(200);
