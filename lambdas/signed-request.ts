@@ -4,7 +4,7 @@ import { enrolItem } from '../lib/domain/report.ts';
 import { parseAgentPublicKey, verifyAgentSignature } from '../lib/domain/signature.ts';
 import { type Purpose, signedBytes, transcript } from '../lib/domain/transcript.ts';
 import { type VmItem, vmItem } from '../lib/domain/vm.ts';
-import { consumeChallenge, getItems, type Table } from './aws/dynamodb.ts';
+import { consumeChallenge, getItems, getKinds, type Table } from './aws/dynamodb.ts';
 
 export interface SignedDeps {
   readonly table: Table;
@@ -43,12 +43,9 @@ export async function proveRequest(
 ): Promise<Proof> {
   const { instanceId } = request;
   const { payload, ...parts } = over;
-  const [vms, enrolments] = await Promise.all([
-    getItems(deps.table, [`vm#${instanceId}`], vmItem),
-    getItems(deps.table, [`enrol#${instanceId}`], enrolItem),
-  ]);
-  const vm = vms.get(`vm#${instanceId}`);
-  const enrolment = enrolments.get(`enrol#${instanceId}`);
+  const items = await getKinds(deps.table, [instanceId], { vm: vmItem, enrol: enrolItem });
+  const vm = items.vm.get(`vm#${instanceId}`);
+  const enrolment = items.enrol.get(`enrol#${instanceId}`);
   if (!vm) return refuse('REQUEST_UNKNOWN_VM', true);
   if (!enrolment) return refuse('NOT_ENROLLED');
   const agentPublicKey = Buffer.from(enrolment.publicKey, 'base64');

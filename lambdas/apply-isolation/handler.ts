@@ -14,7 +14,7 @@ import { operatorItem } from '../../lib/domain/operator.ts';
 import { postureItem } from '../../lib/domain/posture.ts';
 import { CUT_GROUP, type GroupSpec, tenantOf } from '../../lib/domain/profiles.ts';
 import { type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
-import { getItems, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
+import { getKinds, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
 import { interfacesOf } from '../aws/ec2.ts';
 import { ensureGroups, findGroups, type OwnGroups, removeUnused } from '../aws/security-groups.ts';
 import { createQueueHandler, oncePerVm, type Work } from '../queue-function.ts';
@@ -116,6 +116,7 @@ function parse(event: Envelope): Parsed<Occasion> {
 
 /** What says where a VM belongs. */
 const DECIDED_BY = ['vm', 'posture', 'operator'];
+const KINDS = { vm: vmItem, posture: postureItem, isolation: isolationItem, operator: operatorItem };
 
 /** Where each VM belongs. One whose items cannot be read fails alone. */
 async function decideAll(
@@ -123,25 +124,20 @@ async function decideAll(
   ids: readonly string[],
   failed: Map<string, unknown>,
 ): Promise<Map<string, Fencing>> {
-  const keys = (kind: string) => ids.map((id) => `${kind}#${id}`);
   // The isolation item is not among the keys: it is written on the condition of its version.
-  const { items, moved } = await readTogether(deps.table, DECIDED_BY.flatMap(keys), () =>
-    Promise.all([
-      getItems(deps.table, keys('vm'), vmItem),
-      getItems(deps.table, keys('posture'), postureItem),
-      getItems(deps.table, keys('isolation'), isolationItem),
-      getItems(deps.table, keys('operator'), operatorItem),
-    ]),
+  const { items, moved } = await readTogether(
+    deps.table,
+    DECIDED_BY.flatMap((kind) => ids.map((id) => `${kind}#${id}`)),
+    () => getKinds(deps.table, ids, KINDS),
   );
-  const [vms, postures, isolations, operators] = items;
   const fencings = new Map<string, Fencing>();
   for (const id of ids) {
     try {
-      const vm = vms.get(`vm#${id}`);
+      const vm = items.vm.get(`vm#${id}`);
       if (!vm) continue;
-      const isolation = isolations.get(`isolation#${id}`);
-      const operator = operators.get(`operator#${id}`);
-      const posture = postures.get(`posture#${id}`);
+      const isolation = items.isolation.get(`isolation#${id}`);
+      const operator = items.operator.get(`operator#${id}`);
+      const posture = items.posture.get(`posture#${id}`);
       const written = DECIDED_BY.map((kind) => `${kind}#${id}`).find((pk) => moved.has(pk));
       if (written) throw new VersionConflictError(written);
       const fence = decideProfile({ vm, posture, operator, isolation }, deps.now());

@@ -63,7 +63,37 @@ export async function getItems<T>(
   keys: readonly string[],
   schema: z.ZodType<T>,
 ): Promise<Items<T>> {
-  const found = new Map<string, z.ZodSafeParseResult<T>>();
+  return parsed(await readRows(table, keys), schema);
+}
+
+/**
+ * Reads the items of several kinds of the same things in one go, as `getItems` does: a call takes a hundred keys of
+ * any kind.
+ *
+ * @param ids what stands behind the kind in the keys
+ * @param kinds schemas by kind, which keys start with
+ * @throws UnprocessedKeysError
+ */
+export async function getKinds<Schemas extends Readonly<Record<string, z.ZodType>>>(
+  table: Table,
+  ids: readonly string[],
+  kinds: Schemas,
+): Promise<{ readonly [Kind in keyof Schemas]: Items<z.infer<Schemas[Kind]>> }> {
+  const names = Object.keys(kinds);
+  const rows = await readRows(
+    table,
+    names.flatMap((kind) => ids.map((id) => `${kind}#${id}`)),
+  );
+  const items = names.map((kind) => {
+    const ofKind = new Map([...rows].filter(([pk]) => pk.startsWith(`${kind}#`)));
+    return [kind, parsed(ofKind, kinds[kind] as z.ZodType)];
+  });
+  return Object.fromEntries(items) as { [Kind in keyof Schemas]: Items<z.infer<Schemas[Kind]>> };
+}
+
+/** The rows of these keys, strongly consistent. @throws UnprocessedKeysError */
+async function readRows(table: Table, keys: readonly string[]): Promise<ReadonlyMap<string, unknown>> {
+  const found = new Map<string, unknown>();
   const unique = [...new Set(keys)];
   const chunks: string[][] = [];
   for (let i = 0; i < unique.length; i += BATCH_GET_MAX) chunks.push(unique.slice(i, i + BATCH_GET_MAX));
@@ -82,9 +112,8 @@ export async function getItems<T>(
           }),
         );
         for (const row of answer.Responses?.[table.name] ?? []) {
-          const item: unknown = unmarshall(row);
-          const pk = (item as { pk: string }).pk;
-          found.set(pk, schema.safeParse(item));
+          const item: Record<string, unknown> = unmarshall(row);
+          found.set(String(item['pk']), item);
         }
         request = (answer.UnprocessedKeys?.[table.name]?.Keys ?? []).map((key) =>
           String(unmarshall(key)['pk']),
@@ -92,13 +121,18 @@ export async function getItems<T>(
       }
     }),
   );
+  return found;
+}
+
+function parsed<T>(rows: ReadonlyMap<string, unknown>, schema: z.ZodType<T>): Items<T> {
+  const results = new Map([...rows].map(([pk, row]) => [pk, schema.safeParse(row)] as const));
   return {
     get(pk) {
-      const parsed = found.get(pk);
-      if (parsed?.success === false) throw new CorruptItemError(`${pk}: ${parsed.error.message}`);
-      return parsed?.data;
+      const result = results.get(pk);
+      if (result?.success === false) throw new CorruptItemError(`${pk}: ${result.error.message}`);
+      return result?.data;
     },
-    values: () => [...found.values()].flatMap((parsed) => (parsed.success ? [parsed.data] : [])),
+    values: () => [...results.values()].flatMap((result) => (result.success ? [result.data] : [])),
   };
 }
 
@@ -114,14 +148,14 @@ const READ_TOGETHER_ATTEMPTS = 3;
  * @param keys of the items that must have stood together
  * @returns what was read last, and the keys of what was written meanwhile
  */
-export async function readTogether<T extends readonly [Items<Versioned>, ...Items<Versioned>[]]>(
+export async function readTogether<T extends Readonly<Record<string, Items<Versioned>>>>(
   table: Table,
   keys: readonly string[],
   read: () => Promise<T>,
 ): Promise<{ readonly items: T; readonly moved: ReadonlySet<string> }> {
   for (let attempt = 1; ; attempt++) {
     const items = await read();
-    const before = versionsOf(items);
+    const before = versionsOf(Object.values(items));
     const after = versionsOf([await getItems(table, keys, stamp)]);
     const moved = new Set(keys.filter((pk) => before.get(pk) !== after.get(pk)));
     if (moved.size === 0 || attempt === READ_TOGETHER_ATTEMPTS) return { items, moved };

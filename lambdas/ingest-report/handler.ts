@@ -45,6 +45,7 @@ import {
   consumeChallenge,
   create,
   getItems,
+  getKinds,
   type Items,
   putVersioned,
   type Table,
@@ -86,20 +87,15 @@ export function createHandler(deps: Deps) {
     parse,
     async run(work) {
       const ids = work.map((item) => item.value.instanceId);
-      const keys = (kind: string) => ids.map((id) => `${kind}#${id}`);
-      const [vms, enrolments, postures] = await Promise.all([
-        getItems(deps.table, keys('vm'), vmItem),
-        getItems(deps.table, keys('enrol'), enrolItem),
-        getItems(deps.table, keys('posture'), postureItem),
-      ]);
+      const stored = await getKinds(deps.table, ids, { vm: vmItem, enrol: enrolItem, posture: postureItem });
       return oncePerVm(
         work,
         (occasion) => [occasion.instanceId],
         (id, items) =>
           converge(deps, id, items, {
-            vm: vms.get(`vm#${id}`),
-            enrolment: enrolments.get(`enrol#${id}`),
-            known: postures.get(`posture#${id}`),
+            vm: stored.vm.get(`vm#${id}`),
+            enrolment: stored.enrol.get(`enrol#${id}`),
+            known: stored.posture.get(`posture#${id}`),
           }),
       );
     },

@@ -18,7 +18,7 @@ import { postureItem } from '../../lib/domain/posture.ts';
 import type { VmItem } from '../../lib/domain/vm.ts';
 import { cedarFacts, type PolicyEngine } from '../../lib/policy/engine.ts';
 import { type Answer, type ApiDeps, createApiHandler } from '../api-function.ts';
-import { getItems, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
+import { getKinds, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
 import type { Announce } from '../aws/eventbridge.ts';
 import { UnwrapRefusedError, unwrapKey, unwrapKeyForRecipient } from '../aws/kms.ts';
 import { readDisks } from '../disks.ts';
@@ -109,26 +109,21 @@ async function release(deps: Deps, request: ReleaseRequest): Promise<Answer> {
   }
 }
 
+/** What a release hangs on beside VM and disk. */
+const DECIDED_BY = { posture: postureItem, isolation: isolationItem, operator: operatorItem };
+
 async function decide(deps: Deps, request: ReleaseRequest, vm: VmItem, now: Date): Promise<ReleaseDecision> {
   const { instanceId, disk: uuid, generation } = request;
-  const keys = [`posture#${instanceId}`, `isolation#${instanceId}`, `operator#${instanceId}`] as const;
-  const [posture, isolation, operator] = keys;
+  const keys = Object.keys(DECIDED_BY).map((kind) => `${kind}#${instanceId}`);
   const [disks, { items, moved }] = await Promise.all([
     readDisks(
       deps.table,
       vm.observation.volumes.map((volume) => volume.id),
     ),
-    readTogether(deps.table, keys, () =>
-      Promise.all([
-        getItems(deps.table, [posture], postureItem),
-        getItems(deps.table, [isolation], isolationItem),
-        getItems(deps.table, [operator], operatorItem),
-      ]),
-    ),
+    readTogether(deps.table, keys, () => getKinds(deps.table, [instanceId], DECIDED_BY)),
   ]);
   const [written] = moved;
   if (written) throw new VersionConflictError(written);
-  const [postures, isolations, operators] = items;
   const access = accessDisk(vm, uuid, disks.get);
   if (access.kind === 'refuse') return refusal(access.reason);
   const { disk, volume } = access;
@@ -137,9 +132,9 @@ async function decide(deps: Deps, request: ReleaseRequest, vm: VmItem, now: Date
       vm,
       disk,
       generation,
-      posture: postures.get(posture),
-      isolation: isolations.get(isolation),
-      operator: operators.get(operator),
+      posture: items.posture.get(`posture#${instanceId}`),
+      isolation: items.isolation.get(`isolation#${instanceId}`),
+      operator: items.operator.get(`operator#${instanceId}`),
       mode: deps.mode,
       evidenceMaxAgeSeconds: deps.evidenceMaxAgeSeconds,
       now,

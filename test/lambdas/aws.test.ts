@@ -17,6 +17,7 @@ import {
   CorruptItemError,
   consumeChallenge,
   getItems,
+  getKinds,
   putVersioned,
   readTogether,
   scanItems,
@@ -62,16 +63,16 @@ describe('items that are read together', () => {
     });
   }
   const together = (table: ReturnType<typeof dynamodb>) =>
-    readTogether(table, keys, async () => [
-      await getItems(table, ['operator#1'], versioned),
-      await getItems(table, ['posture#1', 'posture#2'], versioned),
-    ]);
+    readTogether(table, keys, async () => ({
+      operator: await getItems(table, ['operator#1'], versioned),
+      posture: await getItems(table, ['posture#1', 'posture#2'], versioned),
+    }));
 
   test('are given when nobody wrote in between', async () => {
     const { items, moved } = await together(writtenMeanwhile({ 'operator#1': 1, 'posture#1': 4 }));
     expect([...moved]).toEqual([]);
-    expect(items[1].get('posture#1')).toEqual({ pk: 'posture#1', version: 4 });
-    expect(items[1].get('posture#2')).toBeUndefined();
+    expect(items.posture.get('posture#1')).toEqual({ pk: 'posture#1', version: 4 });
+    expect(items.posture.get('posture#2')).toBeUndefined();
   });
 
   test('are read again when one came, changed or went, and never mixed', async () => {
@@ -80,7 +81,9 @@ describe('items that are read together', () => {
       // The operator's item is read before somebody writes, and the postures after.
       const { items, moved } = await together(writtenMeanwhile(old, now));
       expect([...moved]).toEqual([]);
-      const read = items.flatMap((kind) => kind.values().map(({ pk, version }) => [pk, version]));
+      const read = [items.operator, items.posture].flatMap((kind) =>
+        kind.values().map(({ pk, version }) => [pk, version]),
+      );
       expect(Object.fromEntries(read)).toEqual(now);
     }
   });
@@ -95,6 +98,23 @@ describe('items that are read together', () => {
     });
     expect([...(await together(table)).moved]).toEqual(['posture#2']);
   });
+});
+
+test('items of several kinds are read in one call, each by its own schema, and a corrupt one fails alone', async () => {
+  let calls = 0;
+  const table = dynamodb((command: BatchGetItemCommand) => {
+    calls++;
+    const keys = (command.input.RequestItems?.['state']?.Keys ?? []).map((key) => key['pk']?.S ?? '');
+    expect(keys).toEqual(['a#1', 'a#2', 'b#1', 'b#2']);
+    return { Responses: { state: [marshall({ pk: 'a#1', n: 1 }), marshall({ pk: 'b#2', m: 'x' })] } };
+  });
+  const b = z.strictObject({ pk: z.string(), m: z.number() });
+  const items = await getKinds(table, ['1', '2'], { a: item, b });
+  expect(calls).toBe(1);
+  expect(items.a.get('a#1')).toEqual({ pk: 'a#1', n: 1 });
+  expect(items.a.get('a#2')).toBeUndefined();
+  expect(() => items.b.get('b#2')).toThrow(CorruptItemError);
+  expect(items.b.values()).toEqual([]);
 });
 
 describe('reading items', () => {
