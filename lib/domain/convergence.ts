@@ -45,7 +45,9 @@ export function divergences(
     const disk = record.disks.get(volume.id);
     if (decideDiskKey(vm, volume, disk).kind === 'issue') found.push('KEY_MISSING');
   }
-  if (posture && posture.verdict !== standingVerdict(posture, now).verdict) found.push('POSTURE_OUTDATED');
+  const standing = standingVerdict(posture, now);
+  if (posture && (posture.verdict !== standing.verdict || posture.reasons.join() !== standing.reasons.join()))
+    found.push('POSTURE_OUTDATED');
   const wanted = decideProfile(record, now);
   if (wanted.kind === 'fence' && vm.observation.interfaces.length > 0) {
     const { instanceId } = vm.observation;

@@ -50,14 +50,19 @@ export type PostureState = Omit<PostureItem, 'pk' | 'version'>;
 
 export const DECISIONS_KEPT = 10;
 
-/** What a posture is worth now: a `compliant` verdict falls back by itself when its report grows old. */
+/**
+ * What a posture is worth now: a `compliant` verdict falls back by itself when its report grows old, and what an old
+ * report lacked is no longer why a VM is unproven.
+ */
 export function standingVerdict(
   posture: PostureState | undefined,
   now: Date,
 ): { readonly verdict: Verdict; readonly reasons: readonly string[] } {
   if (!posture) return { verdict: 'unproven', reasons: ['NO_REPORT'] };
   const stale = posture.validUntil === null || Date.parse(posture.validUntil) < now.getTime();
-  if (posture.verdict === 'compliant' && stale) return { verdict: 'unproven', reasons: ['REPORT_STALE'] };
+  const isReported = posture.validUntil !== null && !posture.reasons.includes('NOT_ENROLLED');
+  if (stale && (posture.verdict === 'compliant' || (posture.verdict === 'unproven' && isReported)))
+    return { verdict: 'unproven', reasons: ['REPORT_STALE'] };
   return { verdict: posture.verdict, reasons: posture.reasons };
 }
 

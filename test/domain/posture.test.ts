@@ -288,6 +288,15 @@ describe('what a posture is worth now', () => {
   });
   test('noncompliant does not end', () => {
     expect(standingVerdict(aPosture({ verdict: 'noncompliant' }), later(1e6)).verdict).toBe('noncompliant');
+    const lacking = { verdict: 'unproven', reasons: ['SWAP_NOT_ENCRYPTED'] } as const;
+    expect(standingVerdict(aPosture({ ...lacking, reasons: [...lacking.reasons] }), later(900))).toEqual(
+      lacking,
+    );
+    expect(
+      standingVerdict(aPosture({ ...lacking, reasons: [...lacking.reasons] }), later(901)).reasons,
+    ).toEqual(['REPORT_STALE']);
+    const stranger = aPosture({ verdict: 'unproven', reasons: ['NOT_ENROLLED'] });
+    expect(standingVerdict(stranger, later(901)).reasons).toEqual(['NOT_ENROLLED']);
   });
 });
 
