@@ -55,6 +55,7 @@ const SETTINGS = {
   RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/r',
   HEADER_BUCKET: 'headers',
   AMD_KEY_SERVER: 'https://kds.example',
+  DENIES_CREDENTIALS: 'false',
   PROBATION_EGRESS: '{"kind":"https-anywhere"}',
   API_ORIGIN: 'https://abc.execute-api.eu-west-1.amazonaws.com',
   CALLER_IDENTITY: 'iam',
