@@ -19,6 +19,7 @@ import {
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { withLock } from '../../agent/lock.ts';
 
 /** Kernels and root volumes that were made once; .gitignore names it. */
 const CACHE = fileURLToPath(new URL('../../.local/system', import.meta.url));
@@ -155,9 +156,19 @@ const MASKED = [
 
 const run = promisify(execFile);
 
-/** @throws ImageError where apt does not have the kernel */
-export async function ensureKernel(): Promise<Kernel> {
+/** Suites run beside each other: what one makes, the other waits for. */
+function once<T>(make: () => Promise<T>): Promise<T> {
   mkdirSync(CACHE, { recursive: true });
+  return withLock(join(CACHE, 'lock'), MAKING_SECONDS, make);
+}
+const MAKING_SECONDS = 600;
+
+/** @throws ImageError where apt does not have the kernel */
+export function ensureKernel(): Promise<Kernel> {
+  return once(unpackKernel);
+}
+
+async function unpackKernel(): Promise<Kernel> {
   const there = readdirSync(CACHE).find((name) => name.startsWith('kernel-'));
   if (there) return kernelIn(join(CACHE, there));
   const folder = mkdtempSync(join(CACHE, 'unpacking-'));
@@ -209,12 +220,19 @@ export async function ensureRootImage(
   hash.update(readFileSync(fileURLToPath(import.meta.url)));
   if (agentPackage) hash.update(readFileSync(agentPackage));
   const file = join(CACHE, `root-${hash.digest('hex').slice(0, 24)}.img`);
-  const image = { file, partUuid: ROOT_PARTITION };
-  if (existsSync(file)) {
-    utimesSync(file, new Date(), new Date());
-    return image;
-  }
+  await once(async () => {
+    if (existsSync(file)) utimesSync(file, new Date(), new Date());
+    else await makeRootImage(file, kernel, copied, agentPackage);
+  });
+  return { file, partUuid: ROOT_PARTITION };
+}
 
+async function makeRootImage(
+  file: string,
+  kernel: Kernel,
+  copied: ReadonlyMap<string, string>,
+  agentPackage: string | undefined,
+): Promise<void> {
   const folder = mkdtempSync(join(CACHE, 'making-'));
   try {
     const tree = join(folder, 'root');
@@ -237,7 +255,6 @@ export async function ensureRootImage(
     await writeDisk(made, tree);
     forgetUnused();
     renameSync(made, file);
-    return image;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
