@@ -127,7 +127,7 @@ describe('the first boot', () => {
       expect(await vm.ok('grep -c -- --key-file /var/log/cryptsetup-calls')).not.toBe('0\n');
       const files = (
         await vm.ok(
-          `find /var /etc /run /tmp /root -xdev -type f -size -1024k -not -name '*.sh' -printf '%s %p\\n'`,
+          `find /var /etc /run /tmp /root -xdev -type f -size -4096k -not -name '*.sh' -printf '%s %p\\n'`,
         )
       )
         .trim()
