@@ -32,22 +32,28 @@ export function agentHome(folder: string, instanceId: string): string {
  * gets a copy of it, which one may then break.
  */
 export function startAgents(surroundings: AgentSurroundings): { stop(): Promise<void> } {
-  const agents = new Map<string, Service>();
+  const agents = new Map<string, { readonly service: Service; readonly volumes: string }>();
   const stop = new AbortController();
   const watch = async () => {
     while (!stop.signal.aborted) {
       const running = await runningInstances(surroundings.ec2).catch(() => undefined); // looked at again below
       for (const [id, instance] of running ?? []) {
         const tags = new Map(instance.Tags?.map((tag) => [tag.Key, tag.Value]));
-        if (agents.has(id) || stop.signal.aborted || !tags.has(PROTECT_TAG)) continue;
-        const agent = startAgent(surroundings, id, instance);
-        agents.set(id, agent);
-        agent.died.catch(() => agents.get(id) === agent && agents.delete(id)); // started again on the next look
+        if (stop.signal.aborted || !tags.has(PROTECT_TAG)) continue;
+        const volumes = dataVolumesOf(instance).sort().join();
+        const known = agents.get(id);
+        if (known?.volumes === volumes) continue;
+        // EC2 shows a VM before its volumes, and volumes come later: where their stand-ins are is configuration.
+        agents.delete(id);
+        await known?.service.stop();
+        const service = startAgent(surroundings, id, instance);
+        agents.set(id, { service, volumes });
+        service.died.catch(() => agents.get(id)?.service === service && agents.delete(id)); // started on the next look
       }
       for (const [id, agent] of agents) {
         if (running && !running.has(id)) {
           agents.delete(id);
-          await agent.stop();
+          await agent.service.stop();
         }
       }
       await sleep(500, undefined, { signal: stop.signal }).catch(() => undefined);
@@ -58,7 +64,7 @@ export function startAgents(surroundings: AgentSurroundings): { stop(): Promise<
     async stop() {
       stop.abort();
       await done;
-      await Promise.all([...agents.values()].map((agent) => agent.stop()));
+      await Promise.all([...agents.values()].map((agent) => agent.service.stop()));
     },
   };
 }
@@ -83,14 +89,18 @@ export const OPENS_DISKS =
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
   }).status === 0;
 
+/** Ids of the volumes beside the root. */
+function dataVolumesOf(instance: Instance): string[] {
+  return (instance.BlockDeviceMappings ?? [])
+    .filter((mapping) => mapping.DeviceName !== instance.RootDeviceName)
+    .flatMap((mapping) => mapping.Ebs?.VolumeId ?? []);
+}
+
 /** A sparse file for each data volume, kept over a restart of the VM as the volume is. */
 function standIns(folder: string, instance: Instance): Record<string, string> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const ids = (instance.BlockDeviceMappings ?? [])
-    .filter((mapping) => mapping.DeviceName !== instance.RootDeviceName)
-    .flatMap((mapping) => mapping.Ebs?.VolumeId ?? []);
   return Object.fromEntries(
-    ids.map((id) => {
+    dataVolumesOf(instance).map((id) => {
       const path = join(folder, `${id}.img`);
       if (!existsSync(path)) {
         writeFileSync(path, '', { mode: 0o600 });

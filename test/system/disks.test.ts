@@ -134,7 +134,8 @@ describe('the first boot', () => {
         .split('\n')
         .map((line) => ({ bytes: Number.parseInt(line, 10), path: line.slice(line.indexOf(' ') + 1) }));
       expect(files.map(({ path }) => path)).toContain('/var/log/cryptsetup-calls');
-      // The VM's shell holds each answer in its memory, several times over.
+      // Read after the list was made: what a command says lies in a file of the VM until it is sent, and would be read
+      // into itself without end.
       for (const batch of batchesOf(files)) {
         const text = await vm.ok(
           `cat ${batch.map((path) => `'${path}'`).join(' ')} 2>/dev/null | base64 -w0`,
