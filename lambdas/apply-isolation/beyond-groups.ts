@@ -1,6 +1,7 @@
 import {
   type ContainmentStep,
   cutsDone,
+  isStepReason,
   planAddresses,
   planCuts,
   stepReasons,
@@ -152,7 +153,10 @@ function storeSteps(
   steps: readonly ContainmentStep[],
   reasons: readonly string[] = [],
 ): Promise<IsolationItem> {
-  const all = [...new Set([...item.reasons, ...reasons])];
+  // What was said of a step goes with it: its interface may be gone.
+  const left: readonly string[] = item.profile === 'quarantine' ? stepReasons(steps) : [];
+  const still = item.reasons.filter((reason) => !isStepReason(reason) || left.includes(reason));
+  const all = [...new Set([...still, ...reasons])];
   return store(deps, item, nextIsolation(item, { ...item, steps: [...steps], reasons: all }, deps.now()));
 }
 

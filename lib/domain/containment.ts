@@ -121,7 +121,13 @@ export function hasStepsLeft(
   return steps.some((step) => step.kind !== 'cut');
 }
 
-type StepReason = 'CUT_REFUSED_PUBLIC' | 'CUT_FAILED' | 'STANDBY_FAILED' | 'REPLACEMENTS_HALTED';
+const STEP_REASONS = ['CUT_REFUSED_PUBLIC', 'CUT_FAILED', 'STANDBY_FAILED', 'REPLACEMENTS_HALTED'] as const;
+type StepReason = (typeof STEP_REASONS)[number];
+
+/** Whether a reason speaks of a step, and holds as long as that is there. */
+export function isStepReason(reason: string): boolean {
+  return (STEP_REASONS as readonly string[]).includes(reason);
+}
 
 /** What steps that did not come through mean for the VM. */
 export function stepReasons(steps: readonly ContainmentStep[]): readonly StepReason[] {

@@ -319,6 +319,21 @@ describe('cutting tracked flows', () => {
     expect(world.announced).toEqual([]);
   });
 
+  test('is not said to be refused any more once that interface is gone', async () => {
+    const [vm] = await start(cutting, 1, {
+      interfaces: [
+        { id: 'eni-00000001', groups: ORIGINALS },
+        { id: 'eni-00000002', groups: ORIGINALS, publicAddress: true },
+      ],
+    });
+    operator(vm);
+    await run(vm);
+    expect(item(vm)['reasons']).toContain('CUT_REFUSED_PUBLIC');
+    vm.interfaces.pop();
+    await run(vm);
+    expect(item(vm)['reasons']).not.toContain('CUT_REFUSED_PUBLIC');
+  });
+
   test('happens only once the quarantine was read back', async () => {
     const [vm] = await start(cutting);
     operator(vm);
