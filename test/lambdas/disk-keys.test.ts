@@ -1,5 +1,6 @@
 import { generateKeyPairSync, privateDecrypt } from 'node:crypto';
 import { beforeEach, describe, expect, test } from '@jest/globals';
+import { VersionConflictError } from '../../lambdas/aws/dynamodb.ts';
 import type { Mode } from '../../lib/domain/isolation.ts';
 import { parseRecipientEnvelope } from '../../lib/domain/recipient-envelope.ts';
 import { readPolicySources } from '../../lib/policy/compile.ts';
@@ -135,6 +136,34 @@ describe('a release', () => {
       expect(world.kmsCalls).not.toContain('Decrypt');
     },
   );
+
+  test('is decided by what stood together: a hold that comes while it reads is heeded', async () => {
+    let came = false;
+    world.stand(async ({ name, input }, go) => {
+      const answer = await go();
+      if (!came && name === 'BatchGetItem' && JSON.stringify(input).includes('operator#')) {
+        came = true;
+        hold({ hold: said });
+      }
+      return answer;
+    });
+    expect(await disks.release(disk, 1)).toMatchObject({ status: 403 });
+    expect(decisions()).toMatchObject([{ outcome: 'refused', reasons: ['OPERATOR_HOLD'] }]);
+    expect(world.kmsCalls).not.toContain('Decrypt');
+  });
+
+  test('is not decided at all while somebody keeps writing', async () => {
+    world.stand(async ({ name, input }, go) => {
+      const answer = await go();
+      const posture = world.rows.get(`posture#${vm.id}`) as { version: number };
+      if (name === 'BatchGetItem' && JSON.stringify(input).includes('posture#'))
+        set(`posture#${vm.id}`, { version: posture.version + 1 });
+      return answer;
+    });
+    // API Gateway makes 502 of it, and the agent asks again.
+    await expect(disks.release(disk, 1)).rejects.toThrow(VersionConflictError);
+    expect(world.kmsCalls).not.toContain('Decrypt');
+  });
 
   test('gives the agent, and nobody else on the way, the key that KMS unwraps', async () => {
     const { status, key, body } = await disks.release(disk, 1);
