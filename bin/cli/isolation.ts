@@ -6,6 +6,7 @@ import { paginateScan } from '@aws-sdk/client-dynamodb';
 import { EC2Client } from '@aws-sdk/client-ec2';
 import { unmarshall } from '@aws-sdk/util-dynamodb';
 import { Command, Option } from 'commander';
+import * as z from 'zod';
 import { getItems, putVersioned } from '../../lambdas/aws/dynamodb.ts';
 import { elasticIps, interfacesOf, missingGroups } from '../../lambdas/aws/ec2.ts';
 import { findGroups, type PlannedCall, planGroups } from '../../lambdas/aws/security-groups.ts';
@@ -35,6 +36,7 @@ import {
   CUT_GROUP,
   definitionFor,
   definitionNamed,
+  fitting,
   type GroupSpec,
   groupsOfProfile,
   type Profiles,
@@ -43,6 +45,7 @@ import {
   TENANT_TAG,
   tenantOf,
 } from '../../lib/domain/profiles.ts';
+import { limitsInForce, QUOTA_PK } from '../../lib/domain/quotas.ts';
 import { REASONS, type Reason } from '../../lib/domain/reasons.ts';
 import { type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
 import { type Connection, ConnectionError } from './connection.ts';
@@ -382,17 +385,19 @@ async function plan(
   const { tags } = facts.vm.observation;
   const { tenant } = tenantOf(tags, facts.isolation?.tenant, facts.operator?.tenant?.tenant);
   const definition = definitionFor(profiles, profile, facts.vm.observation, tenant);
-  const { limits } = profiles;
+  const table = { client: connection.dynamodb, name: connection.tableName };
+  const quotas = (await getItems(table, [QUOTA_PK], z.unknown())).get(QUOTA_PK);
+  const limits = limitsInForce(profiles.limits, quotas, new Date());
   const { probationEgress } = settings;
-  const specs = groupsOfProfile(
-    definition,
-    definitionNamed(profiles, definition),
-    tenant,
+  const { groups: specs, leftOut } = fitting(
+    groupsOfProfile(definition, definitionNamed(profiles, definition), tenant, limits, probationEgress),
     limits,
-    probationEgress,
   );
   const wanted = new Map<string, GroupSpec>();
-  for (const spec of [...stageGroups(profiles, probationEgress, settings.cutTrackedFlows), ...specs]) {
+  for (const spec of [
+    ...stageGroups(profiles, limits, probationEgress, settings.cutTrackedFlows),
+    ...specs,
+  ]) {
     wanted.set(spec.name, spec);
   }
   // Where a group does not exist yet, its name stands for its id.
@@ -428,7 +433,6 @@ async function plan(
         return [setGroups(eni, [open]), setGroups(eni, groupsIn(vpcId))];
       })
     : [];
-  const table = { client: connection.dynamodb, name: connection.tableName };
   const { denyCredentialsOfRoles: roles } = settings;
   const denials =
     roles.length > 0 ? (await getItems(table, [DENIALS_PK], denialsItem)).get(DENIALS_PK) : undefined;
@@ -447,7 +451,10 @@ async function plan(
           parameters: { RoleName, PolicyName: DENIAL_POLICY },
         }))),
   ];
-  const reasons = as ? [] : decided.kind === 'fence' ? decided.reasons : [];
+  const reasons = [
+    ...(as || decided.kind !== 'fence' ? [] : decided.reasons),
+    ...(leftOut.length > 0 ? ['PROFILE_OVER_QUOTA'] : []),
+  ];
   return { ...shown, definition, reasons, left, calls };
 }
 

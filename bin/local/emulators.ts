@@ -14,7 +14,7 @@ const MOTO_SERVER = fileURLToPath(new URL('./moto_server.py', import.meta.url));
 export interface Emulators {
   /** Everything but EC2. */
   readonly aws: string;
-  /** EC2. */
+  /** EC2, and Service Quotas, which AWS has of its own. */
   readonly ec2: string;
   /** Where the endorsement keys of software TPMs are recorded, for EC2 to report: docs/embedded-cloud.md. */
   readonly tpms: string;
@@ -30,6 +30,7 @@ export function awsEnvironment(emulators: Pick<Emulators, 'aws' | 'ec2'>): Recor
     AWS_ENDPOINT_URL: emulators.aws,
     AWS_ENDPOINT_URL_S3: emulators.aws,
     AWS_ENDPOINT_URL_EC2: emulators.ec2,
+    AWS_ENDPOINT_URL_SERVICE_QUOTAS: emulators.ec2,
     AWS_REGION: REGION,
     AWS_DEFAULT_REGION: REGION,
     AWS_ACCESS_KEY_ID: CREDENTIALS.accessKeyId,

@@ -2,6 +2,7 @@ import type { AutoScalingClient } from '@aws-sdk/client-auto-scaling';
 import type { EC2Client } from '@aws-sdk/client-ec2';
 import type { Enforcement, GuardSettings } from '../../lib/domain/guard.ts';
 import type { ProbationEgress, Profiles } from '../../lib/domain/profiles.ts';
+import type { Limits } from '../../lib/domain/quotas.ts';
 import type { Table } from '../aws/dynamodb.ts';
 import type { Announce } from '../aws/eventbridge.ts';
 import type { QueueDeps } from '../queue-function.ts';
@@ -24,4 +25,10 @@ export interface Deps extends QueueDeps {
   /** The function's own queue, for a look a little later. */
   readonly ownQueueUrl: string;
   readonly now: () => Date;
+}
+
+/** What one batch runs with. */
+export interface Run extends Deps {
+  /** What groups are composed under, for as long as the batch takes. */
+  readonly limits: Limits;
 }

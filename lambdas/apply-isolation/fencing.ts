@@ -18,15 +18,17 @@ import {
   configuredGroups,
   definitionFor,
   definitionNamed,
+  fitting,
   type GroupSpec,
   groupsOfProfile,
   stageGroups,
 } from '../../lib/domain/profiles.ts';
+import type { Limits } from '../../lib/domain/quotas.ts';
 import type { ObservedInterface, VmItem } from '../../lib/domain/vm.ts';
 import { putVersioned } from '../aws/dynamodb.ts';
 import { missingGroups, setInterfaceGroups } from '../aws/ec2.ts';
 import type { OwnGroups } from '../aws/security-groups.ts';
-import type { Deps } from './deps.ts';
+import type { Deps, Run } from './deps.ts';
 import { planStandby, standBy } from './standby.ts';
 
 export type Fence = Extract<ProfileDecision, { kind: 'fence' }>;
@@ -49,6 +51,10 @@ export interface Targeted extends Fencing {
   readonly target: Target;
   /** What interfaces get whose originals cannot be given back. */
   readonly named: WorkloadGroups;
+  /** The profile comes to more groups than an interface takes. */
+  readonly overQuota: boolean;
+  /** What its groups were composed under; undefined where it gets none of Casemate's. */
+  readonly limits: Limits | undefined;
   /** What kept groups of the profile from being made; thrown once everything that can be done is done. */
   readonly failures: unknown[];
 }
@@ -66,33 +72,30 @@ export interface Started extends Targeted {
 }
 
 /** The groups that a VM's profile comes to, besides those of the stages that every VPC has. */
-export function specsOf(deps: Deps, fencing: Fencing): readonly GroupSpec[] {
-  const name = definitionFor(deps.profiles, fencing.fence.profile, fencing.vm.observation, fencing.tenant);
-  return groupsOfProfile(
-    name,
-    definitionNamed(deps.profiles, name),
-    fencing.tenant,
-    deps.profiles.limits,
-    deps.probationEgress,
-  );
+export function specsOf(run: Run, fencing: Fencing): ReturnType<typeof fitting> {
+  const { profiles, limits } = run;
+  const name = definitionFor(profiles, fencing.fence.profile, fencing.vm.observation, fencing.tenant);
+  const definition = definitionNamed(profiles, name);
+  return fitting(groupsOfProfile(name, definition, fencing.tenant, limits, run.probationEgress), limits);
 }
 
 /** The groups that every VPC has where a VM is enforced. */
-export function commonSpecs(deps: Deps): readonly GroupSpec[] {
-  return stageGroups(deps.profiles, deps.probationEgress, deps.cutTrackedFlows);
+export function commonSpecs(run: Run): readonly GroupSpec[] {
+  return stageGroups(run.profiles, run.limits, run.probationEgress, run.cutTrackedFlows);
 }
 
 /** What a VM's interfaces are to carry. In observe mode a group that does not exist stands there by its name. */
 export function targeted(
-  deps: Deps,
+  run: Run,
   fencing: Fencing,
   interfaces: readonly ObservedInterface[],
   groups: OwnGroups,
 ): Targeted {
   const { fence, mode, vm, tenant } = fencing;
   const failures: unknown[] = [];
-  const definition = definitionFor(deps.profiles, fence.profile, vm.observation, tenant);
-  const specs = specsOf(deps, fencing);
+  const definition = definitionFor(run.profiles, fence.profile, vm.observation, tenant);
+  const { originals } = definitionNamed(run.profiles, definition);
+  const { groups: specs, leftOut } = specsOf(run, fencing);
   const byVpc = new Map<string, readonly string[] | undefined>();
   for (const vpcId of new Set(interfaces.map((eni) => eni.vpcId))) {
     try {
@@ -105,7 +108,7 @@ export function targeted(
       failures.push(fault);
     }
   }
-  const configured = configuredGroups(deps.profiles, vm.observation, tenant);
+  const configured = configuredGroups(run.profiles, vm.observation, tenant);
   const named: WorkloadGroups = {
     ...(configured.length > 0 ? Object.fromEntries(interfaces.map((eni) => [eni.id, configured])) : {}),
     ...fencing.operator?.workloadGroups,
@@ -114,9 +117,11 @@ export function targeted(
     ...fencing,
     definition,
     named,
+    overQuota: leftOut.length > 0,
+    limits: originals ? undefined : run.limits,
     failures,
     target: {
-      kind: definitionNamed(deps.profiles, definition).originals ? 'originals' : 'groups',
+      kind: originals ? 'originals' : 'groups',
       profile: fence.profile,
       groupsIn: (vpcId) => byVpc.get(vpcId),
       isOwn: (groupId) => groups.isOwn(groupId),
@@ -154,9 +159,11 @@ export async function start(
       instanceId,
       profile: fence.profile,
       definition: on.definition,
+      limits: on.limits,
       tenant: on.tenant,
       reasons: [
         ...fence.reasons,
+        ...(on.overQuota ? ['PROFILE_OVER_QUOTA'] : []),
         ...(on.tenantChanged ? ['TENANT_CHANGED'] : []),
         ...plan.left.map((l) => l.reason),
         ...(fence.profile === 'quarantine' ? stepReasons(before?.steps ?? []) : []),

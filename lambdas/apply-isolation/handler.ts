@@ -13,14 +13,15 @@ import {
 import { operatorItem } from '../../lib/domain/operator.ts';
 import { postureItem } from '../../lib/domain/posture.ts';
 import { CUT_GROUP, type GroupSpec, tenantOf } from '../../lib/domain/profiles.ts';
+import { type Limits, limitsInForce, QUOTA_PK } from '../../lib/domain/quotas.ts';
 import { type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
-import { getKinds, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
+import { getItems, getKinds, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
 import { interfacesOf } from '../aws/ec2.ts';
 import { ensureGroups, findGroups, type OwnGroups, removeUnused } from '../aws/security-groups.ts';
 import { createQueueHandler, oncePerVm, type Work } from '../queue-function.ts';
 import { parseVmChanged } from '../vm-changed.ts';
 import { beyondGroups, REDRIVE_DETAIL_TYPE, REDRIVE_SOURCE } from './beyond-groups.ts';
-import type { Deps } from './deps.ts';
+import type { Deps, Run } from './deps.ts';
 import {
   commonSpecs,
   differs,
@@ -51,17 +52,18 @@ export function createHandler(deps: Deps) {
     async run(work) {
       const ids = [...new Set(work.map((item) => item.value.instanceId))];
       const failed = new Map<string, unknown>();
-      const fencings = await decideAll(deps, ids, failed);
+      const [fencings, limits] = await Promise.all([decideAll(deps, ids, failed), readLimits(deps)]);
+      const on: Run = { ...deps, limits };
       for (const [id, reason] of await holdBack(deps, fencings)) {
         failed.set(id, reason);
         fencings.delete(id);
       }
       const interfaces = new Map(await interfacesOf(deps.ec2, [...fencings.keys()]));
-      const groups = await groupsFor(deps, fencings, interfaces);
+      const groups = await groupsFor(on, fencings, interfaces);
       const targets = new Map<string, Targeted>();
       for (const [id, fencing] of fencings) {
         const own = interfaces.get(id) ?? [];
-        if (own.length > 0) targets.set(id, targeted(deps, fencing, own, groups));
+        if (own.length > 0) targets.set(id, targeted(on, fencing, own, groups));
       }
       // EC2 may answer with what was before: what looks like somebody else's change is looked at twice.
       const drifted = [...targets].filter(([id, on]) => {
@@ -97,10 +99,16 @@ export function createHandler(deps: Deps) {
         },
       );
       await Promise.allSettled(outcomes);
-      await tidy(deps, tidied, fencings, groups);
+      await tidy(on, tidied, fencings, groups);
       return outcomes;
     },
   });
+}
+
+/** Service Quotas itself is not asked: refresh-quotas did, and containing must not hang on it. */
+async function readLimits(deps: Deps): Promise<Limits> {
+  const kept = (await getItems(deps.table, [QUOTA_PK], z.unknown())).get(QUOTA_PK);
+  return limitsInForce(deps.profiles.limits, kept, deps.now());
 }
 
 const lookAgain = z.strictObject({ instanceId });
@@ -154,7 +162,7 @@ async function decideAll(
 
 /** Makes the groups that VMs need where they are enforced. Where all are observed, nothing is made. */
 async function groupsFor(
-  deps: Deps,
+  run: Run,
   fencings: ReadonlyMap<string, Fencing>,
   interfaces: ReadonlyMap<string, readonly ObservedInterface[]>,
 ): Promise<OwnGroups> {
@@ -167,19 +175,19 @@ async function groupsFor(
         continue;
       }
       const specs = wanted.get(vpcId) ?? new Map<string, GroupSpec>();
-      for (const spec of [...commonSpecs(deps), ...specsOf(deps, fencing)]) specs.set(spec.name, spec);
+      for (const spec of [...commonSpecs(run), ...specsOf(run, fencing).groups]) specs.set(spec.name, spec);
       wanted.set(vpcId, specs);
     }
   }
   const looked = [...observed].filter((vpcId) => !wanted.has(vpcId));
-  if (wanted.size === 0) return findGroups(deps.ec2, looked);
+  if (wanted.size === 0) return findGroups(run.ec2, looked);
   const [made, found] = await Promise.all([
     ensureGroups(
-      deps.ec2,
+      run.ec2,
       new Map([...wanted].map(([vpcId, specs]) => [vpcId, [...specs.values()]])),
-      (fault) => deps.logger.error('a group is closed too far', { fault }),
+      (fault) => run.logger.error('a group is closed too far', { fault }),
     ),
-    looked.length > 0 ? findGroups(deps.ec2, looked) : undefined,
+    looked.length > 0 ? findGroups(run.ec2, looked) : undefined,
   ]);
   if (!found) return made;
   return {
@@ -250,15 +258,15 @@ const TIDY_EVERY_MS = 10 * 60 * 1000;
 
 /** Removes groups of VPCs that no profile of a VM here needs and no interface carries, now and then. */
 async function tidy(
-  deps: Deps,
+  run: Run,
   tidied: Map<string, number>,
   fencings: ReadonlyMap<string, Fencing>,
   groups: OwnGroups,
 ): Promise<void> {
-  const now = deps.now().getTime();
+  const now = run.now().getTime();
   const enforced = [...fencings.values()].filter((fencing) => fencing.mode === 'enforce');
   const kept = new Set(
-    [...commonSpecs(deps), ...enforced.flatMap((fencing) => specsOf(deps, fencing))].map((s) => s.name),
+    [...commonSpecs(run), ...enforced.flatMap((fencing) => specsOf(run, fencing).groups)].map((s) => s.name),
   );
   const due = new Set(
     enforced
@@ -270,13 +278,13 @@ async function tidy(
   if (spare.length === 0) return;
   try {
     const removed = await removeUnused(
-      deps.ec2,
+      run.ec2,
       spare.map((group) => group.groupId),
     );
-    if (removed.length > 0) deps.logger.info('removed groups that nothing carries', { groupIds: removed });
+    if (removed.length > 0) run.logger.info('removed groups that nothing carries', { groupIds: removed });
   } catch (error) {
     // The VMs are where they belong; the next time is soon enough.
-    deps.logger.warn('could not remove groups that nothing carries', { error: error as Error });
+    run.logger.warn('could not remove groups that nothing carries', { error: error as Error });
   }
 }
 

@@ -294,6 +294,7 @@ const SWEPT = [
   'profile applied mode interfaces changedAt evidenceRefusal',
   'quarantine hold leaveScope enrol workloadGroups tenant drift steps definition',
   'denied left faults',
+  'limits groupsPerInterface rulesPerGroup expiresAt',
 ].flatMap((line) => line.split(' '));
 
 /**

@@ -9,6 +9,7 @@ import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { Enforcement } from '../../lib/domain/guard.ts';
 import { SWEEP_DETAIL_TYPE, SWEEP_SOURCE } from '../../lib/domain/hints.ts';
 import type { Profiles } from '../../lib/domain/profiles.ts';
+import { limitsInForce } from '../../lib/domain/quotas.ts';
 import { planSweep } from '../../lib/domain/sweep.ts';
 import { scanItems, type Table } from '../aws/dynamodb.ts';
 import { listLiveInstanceIds } from '../aws/ec2.ts';
@@ -33,14 +34,16 @@ export interface Deps {
 export function createHandler(deps: Deps) {
   const handle = async (): Promise<{ hinted: number; diverged: number }> => {
     // The table first: a VM that comes between the two looks is then new, not missing.
-    const { fleet, corrupt, denials } = await assembleFleet(scanItems(deps.table));
+    const { fleet, corrupt, denials, quotas } = await assembleFleet(scanItems(deps.table));
     const live = await listLiveInstanceIds(deps.ec2);
+    const now = deps.now();
+    const { profiles } = deps;
     const plan = planSweep(
       fleet,
       live,
       deps.enforcement,
-      deps.now(),
-      deps.profiles,
+      now,
+      { profiles, limits: limitsInForce(profiles.limits, quotas, now) },
       deps.deniesCredentials ? { denials } : undefined,
     );
     await sendAll(

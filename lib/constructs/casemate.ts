@@ -94,6 +94,9 @@ const RETIRE_EVERY = Duration.hours(1);
 /** Lists hold for weeks; a revocation is to count the same day. */
 const REFRESH_EVERY = Duration.hours(6);
 
+/** A quota that was lowered is to count within the hour. */
+const READ_QUOTAS_EVERY = Duration.hours(1);
+
 /**
  * The pipeline that makes every VM earn its disk key: state, keys, bus, functions and the API that agents
  * call, in one account and Region.
@@ -350,6 +353,15 @@ export class Casemate extends Construct {
         environment: { ...table, AMD_KEY_SERVER: props.amdKeyServer ?? DEFAULT_AMD_KEY_SERVER },
         decidesByPolicy: false,
       }),
+      'refresh-quotas': new PipelineFunction(this, 'RefreshQuotas', {
+        ...common,
+        name: 'refresh-quotas',
+        description: 'reads how many groups an interface and how many rules a group takes',
+        timeout: Duration.minutes(1),
+        memorySize: 256,
+        environment: table,
+        decidesByPolicy: false,
+      }),
       sweep: new PipelineFunction(this, 'Sweep', {
         ...common,
         name: 'sweep',
@@ -505,6 +517,11 @@ export class Casemate extends Construct {
       schedule: events.Schedule.rate(REFRESH_EVERY),
       targets: [new targets.LambdaFunction(this.functions['refresh-collateral'].fn, { retryAttempts: 2 })],
     });
+    new events.Rule(this, 'QuotaSchedule', {
+      description: 'Casemate: read the quotas of security groups',
+      schedule: events.Schedule.rate(READ_QUOTAS_EVERY),
+      targets: [new targets.LambdaFunction(this.functions['refresh-quotas'].fn, { retryAttempts: 2 })],
+    });
     new events.Rule(this, 'RetirementSchedule', {
       description: 'Casemate: begin and complete the retirement of keys',
       schedule: events.Schedule.rate(RETIRE_EVERY),
@@ -522,6 +539,7 @@ export class Casemate extends Construct {
       'enrol-agent': enrol,
       'activate-tpm': activate,
       'refresh-collateral': refresh,
+      'refresh-quotas': quotas,
       sweep,
     } = this.functions;
     const {
@@ -542,7 +560,7 @@ export class Casemate extends Construct {
       updates: ['nonce'],
     });
     this.state.grant(isolate.role, {
-      reads: ['vm', 'posture', 'isolation', 'operator', 'guard'],
+      reads: ['vm', 'posture', 'isolation', 'operator', 'guard', 'quota'],
       puts: ['isolation', 'guard'],
     });
     this.state.grant(launch.role, { reads: ['vm', 'isolation'], puts: [] });
@@ -570,6 +588,7 @@ export class Casemate extends Construct {
       updates: ['nonce'],
     });
     this.state.grant(refresh.role, { reads: ['collateral'], puts: ['collateral'] });
+    this.state.grant(quotas.role, { reads: ['quota'], puts: ['quota'] });
     this.state.grantScan(sweep.role);
     this.state.grantScan(retire.role, ['disk']);
 
@@ -597,6 +616,7 @@ export class Casemate extends Construct {
     grantDescribe(observe, ['ec2:DescribeInstances', 'ec2:DescribeNetworkInterfaces', 'ec2:DescribeVolumes']);
     grantDescribe(sweep, ['ec2:DescribeInstances']);
     grantEndorsementKeys(activate);
+    grantReadQuotas(quotas);
 
     for (const name of QUEUE_FUNCTION_NAMES) {
       grantSend(this.functions[name].role, 'RejectMalformedInput', this.rejected, this.keys);
@@ -626,6 +646,7 @@ const FUNCTION_NAMES = [
   'retire-disk-keys',
   'activate-tpm',
   'refresh-collateral',
+  'refresh-quotas',
   'sweep',
 ] as const;
 type FunctionName = (typeof FUNCTION_NAMES)[number];
@@ -656,6 +677,21 @@ function grantEndorsementKeys(fn: PipelineFunction): void {
   Validations.of(fn.role).acknowledge({
     id: `AwsSolutions-IAM5[Resource::${asFindingsName(fn, instances)}]`,
     reason: 'VMs come and go; the key that is read is public.',
+  });
+}
+
+function grantReadQuotas(fn: PipelineFunction): void {
+  fn.role.addToPolicy(
+    new iam.PolicyStatement({
+      sid: 'ReadQuotas',
+      actions: ['servicequotas:GetAWSDefaultServiceQuota', 'servicequotas:GetServiceQuota'],
+      resources: ['*'],
+      conditions: { StringEquals: { 'aws:RequestedRegion': Aws.REGION } },
+    }),
+  );
+  Validations.of(fn.role).acknowledge({
+    id: 'AwsSolutions-IAM5[Resource::*]',
+    reason: 'Reading a quota has no resource to limit it to, and neither have the X-Ray calls.',
   });
 }
 

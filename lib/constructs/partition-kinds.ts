@@ -11,4 +11,5 @@ export type PartitionKind =
   | 'operator'
   | 'release'
   | 'guard'
-  | 'credential';
+  | 'credential'
+  | 'quota';

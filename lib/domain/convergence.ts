@@ -4,7 +4,8 @@ import { type Enforcement, modeFor } from './guard.ts';
 import { decideProfile, type IsolationItem, type Mode, type Profile } from './isolation.ts';
 import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
-import { definitionFor, type Profiles, tenantOf } from './profiles.ts';
+import { definitionFor, definitionNamed, type Profiles, tenantOf } from './profiles.ts';
+import { type Limits, sameLimits } from './quotas.ts';
 import type { VmItem } from './vm.ts';
 
 /** Everything that the table holds of one VM. */
@@ -28,6 +29,12 @@ export type Divergence =
   /** Its credentials are denied and should not be, or the other way round. */
   | 'CREDENTIALS_OUTDATED';
 
+/** What a deployment composes groups from. */
+export interface Composition {
+  readonly profiles: Profiles;
+  readonly limits: Limits;
+}
+
 /**
  * Where a VM's state is not what its facts call for; empty when it converged. The sweep re-drives every
  * VM that diverges, and `npm start` waits until none does.
@@ -36,8 +43,8 @@ export function divergences(
   record: VmRecord,
   enforcement: Enforcement | Mode,
   now: Date,
-  /** Of the deployment, where they are known: a VM diverges, too, that was fenced by another of them. */
-  profiles?: Profiles,
+  /** Of the deployment, where it is known: a VM diverges, too, that was fenced by another. */
+  composition?: Composition,
 ): readonly Divergence[] {
   const found: Divergence[] = [];
   const { vm, posture, isolation } = record;
@@ -52,8 +59,7 @@ export function divergences(
   if (wanted.kind === 'fence' && vm.observation.interfaces.length > 0) {
     const { instanceId } = vm.observation;
     const mode = modeFor(enforcement, { instanceId, by: wanted.by, isolation });
-    const redefined =
-      profiles !== undefined && isolation?.definition !== definitionOf(record, wanted.profile, profiles);
+    const redefined = composition !== undefined && isRedefined(record, wanted.profile, composition);
     if (isolation?.profile !== wanted.profile || isolation.mode !== mode || redefined)
       found.push('PROFILE_OUTDATED');
     else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');
@@ -83,8 +89,10 @@ export function volumesWithoutKey(record: VmRecord): readonly string[] {
     .map((volume) => volume.id);
 }
 
-function definitionOf(record: VmRecord, profile: Profile, profiles: Profiles): string {
+function isRedefined(record: VmRecord, profile: Profile, { profiles, limits }: Composition): boolean {
   const { vm, isolation, operator } = record;
   const { tenant } = tenantOf(vm.observation.tags, isolation?.tenant, operator?.tenant?.tenant);
-  return definitionFor(profiles, profile, vm.observation, tenant);
+  const definition = definitionFor(profiles, profile, vm.observation, tenant);
+  if (isolation?.definition !== definition) return true;
+  return !definitionNamed(profiles, definition).originals && !sameLimits(isolation.limits, limits);
 }

@@ -5,6 +5,7 @@ import { type DiskItem, diskItem, diskKeyOf, diskPointer } from './disk-key.ts';
 import { type IsolationItem, isolationItem } from './isolation.ts';
 import { type OperatorItem, operatorItem } from './operator.ts';
 import { type PostureItem, postureItem } from './posture.ts';
+import { QUOTA_PK } from './quotas.ts';
 import { type VmItem, vmItem } from './vm.ts';
 
 /** An item of the table that is not what its key says. Reported, never decided on. */
@@ -18,6 +19,8 @@ export interface Fleet {
   readonly corrupt: readonly CorruptItem[];
   /** Whose credentials are denied, where that was ever done. */
   readonly denials: DenialsItem | undefined;
+  /** The item of the account's quotas, as it stands there: limitsInForce judges it. */
+  readonly quotas: unknown;
 }
 
 /** Puts the items of the whole table together by VM. Kinds that belong to no VM's record are passed over. */
@@ -29,6 +32,7 @@ export async function assembleFleet(items: AsyncIterable<Record<string, unknown>
   const isolations = new Map<string, IsolationItem>();
   const operators = new Map<string, OperatorItem>();
   let denials: DenialsItem | undefined;
+  let quotas: unknown;
   const corrupt: CorruptItem[] = [];
   const read = <T>(item: Record<string, unknown>, schema: z.ZodType<T>, keep: (value: T) => void) => {
     const parsed = schema.safeParse(item);
@@ -53,7 +57,7 @@ export async function assembleFleet(items: AsyncIterable<Record<string, unknown>
       read(item, denialsItem, (found) => {
         denials = found;
       });
-    }
+    } else if (pk === QUOTA_PK) quotas = item;
   }
   const disksOfVm = new Map<string, DiskItem[]>();
   for (const disk of disks.values()) {
@@ -79,5 +83,5 @@ export async function assembleFleet(items: AsyncIterable<Record<string, unknown>
       operator: operators.get(id),
     });
   }
-  return { fleet, corrupt, denials };
+  return { fleet, corrupt, denials, quotas };
 }

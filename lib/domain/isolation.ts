@@ -3,6 +3,7 @@ import { containmentStep, inOrder } from './containment.ts';
 import { groupId, instanceId, interfaceId, utcTime } from './ids.ts';
 import type { OperatorItem } from './operator.ts';
 import { type PostureItem, standingVerdict } from './posture.ts';
+import { limits } from './quotas.ts';
 import { canonicalJson, LIVE_STATES, type ObservedInterface, type VmItem } from './vm.ts';
 
 /** `probation` until proven, `workload` (exactly the groups it came with), `quarantine`. */
@@ -63,6 +64,8 @@ export const isolationItem = z.strictObject({
   steps: z.array(containmentStep).default([]),
   /** The profile's name in policies/profiles.json. */
   definition: z.string().optional(),
+  /** What its groups were composed under; absent where it has none of Casemate's. */
+  limits: limits.optional(),
   /** Whose VM it was when it was first seen, or as an operator confirmed since. */
   tenant: z.string().nullable().optional(),
   changedAt: utcTime,
@@ -373,10 +376,23 @@ export function isolationEssence(item: IsolationState): string {
     reasons,
     steps,
     definition,
+    limits: under,
     tenant,
   } = item;
   const kept = item.drift.slice(0, DRIFTS_KEPT);
-  return canonicalJson([id, profile, applied, how, interfaces, reasons, kept, steps, definition, tenant]);
+  return canonicalJson([
+    id,
+    profile,
+    applied,
+    how,
+    interfaces,
+    reasons,
+    kept,
+    steps,
+    definition,
+    under,
+    tenant,
+  ]);
 }
 
 /** The next `isolation#` item; the very same object when nothing of it changes. */

@@ -3,6 +3,7 @@ import * as z from 'zod';
 import { groupId } from './ids.ts';
 import { type Profile, profileName } from './isolation.ts';
 import type { ProbationEgress } from './probation-egress.ts';
+import { DEFAULT_LIMITS, type Limits, MOST_GROUPS_PER_INTERFACE, RULES_PER_INTERFACE } from './quotas.ts';
 import type { Observation } from './vm.ts';
 
 /** Whose VM it is. */
@@ -78,13 +79,13 @@ export const profilesFile = z.strictObject({
   workloadGroups: z
     .array(z.strictObject({ groups: z.array(groupId).min(1), ...who }).refine(someone, SOMEONE))
     .default([]),
-  /** Quotas of the account: https://docs.aws.amazon.com/vpc/latest/userguide/amazon-vpc-limits.html */
+  /** What groups are composed of at most. Of what the account has beyond that, nothing is used; of what it lacks, neither. */
   limits: z
     .strictObject({
-      groupsPerInterface: z.number().int().min(1).max(16).default(5),
-      rulesPerGroup: z.number().int().min(1).max(1000).default(60),
+      groupsPerInterface: z.number().int().min(1).max(MOST_GROUPS_PER_INTERFACE).optional(),
+      rulesPerGroup: z.number().int().min(1).max(RULES_PER_INTERFACE).optional(),
     })
-    .default({ groupsPerInterface: 5, rulesPerGroup: 60 }),
+    .default({}),
 });
 export type Profiles = z.infer<typeof profilesFile>;
 
@@ -97,7 +98,7 @@ export class ProfilesError extends Error {
  * Reads a file of profiles.
  *
  * @throws ProfilesError when it does not fit the schema, names a profile that there is not, or needs more groups
- * on an interface than the account has
+ * on an interface than the file states, or than an account has for which nobody raised a quota
  */
 export function parseProfiles(json: unknown, egress: ProbationEgress): Profiles {
   const parsed = profilesFile.safeParse(json);
@@ -122,11 +123,21 @@ export function parseProfiles(json: unknown, egress: ProbationEgress): Profiles 
       faults.push(`use[${i}]: "${use.profile}" gives VMs their own groups and cannot stand for ${use.stage}`);
     }
   }
+  // What the account really has is not known here: limitsInForce sees to that.
+  const expected = {
+    groupsPerInterface: profiles.limits.groupsPerInterface ?? DEFAULT_LIMITS.groupsPerInterface,
+    rulesPerGroup: profiles.limits.rulesPerGroup ?? DEFAULT_LIMITS.rulesPerGroup,
+  };
+  if (expected.groupsPerInterface * expected.rulesPerGroup > RULES_PER_INTERFACE) {
+    faults.push(
+      `limits: ${expected.groupsPerInterface} groups of ${expected.rulesPerGroup} rules are more than the ${RULES_PER_INTERFACE} that AWS allows on an interface`,
+    );
+  }
   for (const [name, definition] of Object.entries(profiles.profiles)) {
-    const groups = groupsOfProfile(name, definition, 'a tenant', profiles.limits, egress).length;
-    if (groups > profiles.limits.groupsPerInterface) {
+    const groups = groupsOfProfile(name, definition, 'a tenant', expected, egress).length;
+    if (groups > expected.groupsPerInterface) {
       faults.push(
-        `profiles.${name} comes to ${groups} groups, and an interface takes ${profiles.limits.groupsPerInterface}: use fewer rules, prefix lists, or raise the quota`,
+        `profiles.${name} comes to ${groups} groups, and an interface takes ${expected.groupsPerInterface}: use fewer rules, prefix lists, or raise the quota and say so in limits`,
       );
     }
   }
@@ -213,7 +224,7 @@ export function groupsOfProfile(
   name: string,
   definition: ProfileDefinition,
   tenant: string | null,
-  limits: Profiles['limits'],
+  limits: Limits,
   egress: ProbationEgress,
 ): readonly GroupSpec[] {
   if (definition.originals) return [];
@@ -249,16 +260,31 @@ export function groupsOfProfile(
 }
 
 /**
+ * Of the groups of a profile, those that an interface takes. Groups only ever let something through, so without the
+ * others it is closed further than the profile says, and never less.
+ */
+export function fitting(
+  groups: readonly GroupSpec[],
+  limits: Limits,
+): { readonly groups: readonly GroupSpec[]; readonly leftOut: readonly GroupSpec[] } {
+  const { groupsPerInterface: most } = limits;
+  return { groups: groups.slice(0, most), leftOut: groups.slice(most) };
+}
+
+/**
  * What every VPC has from the first VM on that is enforced there: quarantine must not wait for its group to be made.
  */
 export function stageGroups(
   profiles: Profiles,
+  limits: Limits,
   egress: ProbationEgress,
   cutTrackedFlows: boolean,
 ): readonly GroupSpec[] {
   return [
-    ...(['probation', 'quarantine'] as const).flatMap((stage) =>
-      groupsOfProfile(stage, definitionNamed(profiles, stage), null, profiles.limits, egress),
+    ...(['probation', 'quarantine'] as const).flatMap(
+      (stage) =>
+        fitting(groupsOfProfile(stage, definitionNamed(profiles, stage), null, limits, egress), limits)
+          .groups,
     ),
     ...(cutTrackedFlows ? [CUT_GROUP] : []),
   ];

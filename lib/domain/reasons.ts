@@ -194,6 +194,8 @@ export const REASONS = {
   REQUESTER_MANAGED: 'Another AWS service manages the interface; it is reported, not changed.',
   NO_GROUPS_IN_VPC:
     'The security groups of Casemate could not be made in the VPC of the interface: see its logs.',
+  PROFILE_OVER_QUOTA:
+    'The profile comes to more groups than an interface takes in this account: it carries as many as fit, and lets through less than the profile says. Raise the quota "Security groups per network interface", or use fewer rules.',
   NO_ORIGINAL_GROUPS:
     'The interface has no groups of its own to be given back: casemate restore i-… --groups eni-…=sg-… names them.',
   DRIFT_PUT_BACK: 'Somebody else changed the groups of a fenced interface; they were put back.',

@@ -1,9 +1,14 @@
-import { type Divergence, divergences, type VmRecord, volumesWithoutKey } from './convergence.ts';
+import {
+  type Composition,
+  type Divergence,
+  divergences,
+  type VmRecord,
+  volumesWithoutKey,
+} from './convergence.ts';
 import { type Denials, wishFor } from './credentials.ts';
 import type { Enforcement } from './guard.ts';
 import type { SweepHint } from './hints.ts';
 import type { Mode } from './isolation.ts';
-import type { Profiles } from './profiles.ts';
 
 /** Ids in one message: as many as one Describe call takes. */
 const IDS_PER_HINT = 200;
@@ -28,7 +33,7 @@ export function planSweep(
   liveIds: readonly string[],
   enforcement: Enforcement | Mode,
   now: Date,
-  profiles?: Profiles,
+  composition?: Composition,
   /** Where credentials of contained VMs are denied: what stands of it. */
   credentials?: { readonly denials: Denials | undefined },
 ): SweepPlan {
@@ -39,12 +44,12 @@ export function planSweep(
   for (const [id, record] of fleet) {
     if (record.vm.gone) continue;
     ids.add(id);
-    const found = [...divergences(record, enforcement, now, profiles)];
+    const found = [...divergences(record, enforcement, now, composition)];
     if (credentials && isOutdated(record, credentials.denials)) found.push('CREDENTIALS_OUTDATED');
     if (found.length > 0) diverged.set(id, found);
     // The rules of the groups are put right when a VM that carries them is looked at: one for each VPC, profile and
     // tenant. A VM can have interfaces in several VPCs.
-    const carried = carriedGroups(record, profiles);
+    const carried = carriedGroups(record, composition);
     if (carried !== undefined) {
       for (const { vpcId } of record.vm.observation.interfaces) healers.set(`${vpcId} ${carried}`, id);
     }
@@ -72,10 +77,10 @@ function isOutdated(record: VmRecord, denials: Denials | undefined): boolean {
 }
 
 /** Which groups of Casemate's a VM carries, as far as others carry the same; undefined where it has its own. */
-function carriedGroups({ isolation }: VmRecord, profiles: Profiles | undefined): string | undefined {
+function carriedGroups({ isolation }: VmRecord, composition: Composition | undefined): string | undefined {
   if (isolation?.mode !== 'enforce') return undefined;
   const { profile, definition = profile, tenant } = isolation;
-  const own = profiles?.profiles[definition]?.originals ?? profile === 'workload';
+  const own = composition?.profiles.profiles[definition]?.originals ?? profile === 'workload';
   return own ? undefined : `${definition} ${tenant ?? ''}`;
 }
 

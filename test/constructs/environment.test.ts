@@ -12,6 +12,7 @@ import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/confi
 import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
 import { readConfig as refreshCollateral } from '../../lambdas/refresh-collateral/config.ts';
+import { readConfig as refreshQuotas } from '../../lambdas/refresh-quotas/config.ts';
 import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
 import { readConfig as retireDiskKeys } from '../../lambdas/retire-disk-keys/config.ts';
 import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
@@ -38,6 +39,7 @@ const READ: Record<FunctionName, (environment: Record<string, string>) => object
   'retire-disk-keys': retireDiskKeys,
   'activate-tpm': activateTpm,
   'refresh-collateral': refreshCollateral,
+  'refresh-quotas': refreshQuotas,
   sweep,
 };
 

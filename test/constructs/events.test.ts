@@ -164,6 +164,16 @@ describe('rules', () => {
     expect(schedule?.Properties.ScheduleExpression).toBe('rate(5 minutes)');
     expect(JSON.stringify(schedule?.Properties.Targets)).toContain(`"${stack.fn('sweep').id}"`);
   });
+
+  test('quotas are read every hour, and again when that fails', () => {
+    const schedules = rules.filter((rule) => rule.Properties.ScheduleExpression === 'rate(1 hour)');
+    const reading = schedules.filter((rule) =>
+      JSON.stringify(rule.Properties.Targets).includes(`"${stack.fn('refresh-quotas').id}"`),
+    );
+    expect(reading.map((rule) => rule.Properties.Targets[0].RetryPolicy)).toEqual([
+      { MaximumRetryAttempts: 2 },
+    ]);
+  });
 });
 
 describe('functions', () => {

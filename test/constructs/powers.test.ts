@@ -61,6 +61,7 @@ const SERVICE: Record<string, string> = {
   'client-sts': 'sts',
   'client-kms': 'kms',
   'client-s3': 's3',
+  'client-service-quotas': 'servicequotas',
   'client-sqs': 'sqs',
 };
 
@@ -137,7 +138,7 @@ describe('the roles of the functions', () => {
     const everywhere = FUNCTION_NAMES.flatMap((name) => stack.powersOfFunction(name))
       .filter((statement) => statement.resources.includes('"*"'))
       .flatMap((statement) => statement.actions)
-      .filter((action) => !/^(ec2:Describe\w+|xray:Put\w+)$/.test(action));
+      .filter((action) => !/^(ec2:Describe\w+|servicequotas:Get\w+|xray:Put\w+)$/.test(action));
     expect(everywhere).toEqual([]);
   });
 });
@@ -322,7 +323,7 @@ describe('the kinds of the state table', () => {
       UpdateItem: ['nonce'],
     },
     'apply-isolation': {
-      BatchGetItem: ['vm', 'posture', 'isolation', 'operator', 'guard'],
+      BatchGetItem: ['vm', 'posture', 'isolation', 'operator', 'guard', 'quota'],
       PutItem: ['isolation', 'guard'],
     },
     'complete-launch': { BatchGetItem: ['vm', 'isolation'] },
@@ -358,6 +359,7 @@ describe('the kinds of the state table', () => {
     },
     'store-header': { BatchGetItem: ['vm', 'disk', 'enrol', 'nonce'], UpdateItem: ['nonce'] },
     'refresh-collateral': { BatchGetItem: ['collateral'], PutItem: ['collateral'] },
+    'refresh-quotas': { BatchGetItem: ['quota'], PutItem: ['quota'] },
     'activate-tpm': {
       BatchGetItem: ['vm', 'enrol', 'tpm', 'nonce'],
       PutItem: ['tpm', 'nonce'],

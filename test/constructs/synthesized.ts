@@ -113,6 +113,7 @@ export const FUNCTIONS = {
   'retire-disk-keys': 'RetireDiskKeys',
   'activate-tpm': 'ActivateTpm',
   'refresh-collateral': 'RefreshCollateral',
+  'refresh-quotas': 'RefreshQuotas',
   sweep: 'Sweep',
 } as const;
 export type FunctionName = keyof typeof FUNCTIONS;

@@ -3,12 +3,14 @@ import { describe, expect, test } from '@jest/globals';
 import {
   configuredGroups,
   definitionFor,
+  fitting,
   groupsOfProfile,
   type ProfileDefinition,
   ProfilesError,
   parseProfiles,
   tenantOf,
 } from '../../lib/domain/profiles.ts';
+import { DEFAULT_LIMITS } from '../../lib/domain/quotas.ts';
 import { anObservation } from '../world/items.ts';
 
 const EGRESS = { kind: 'https-anywhere' as const };
@@ -25,9 +27,9 @@ test('the profiles that are shipped fence as the protocol says', () => {
   const file: unknown = JSON.parse(
     readFileSync(new URL('../../policies/profiles.json', import.meta.url), 'utf8'),
   );
-  const { profiles, limits, use } = parseProfiles(file, EGRESS);
+  const { profiles, use } = parseProfiles(file, EGRESS);
   const groups = (name: string) =>
-    groupsOfProfile(name, profiles[name] as ProfileDefinition, 'acme', limits, EGRESS);
+    groupsOfProfile(name, profiles[name] as ProfileDefinition, 'acme', DEFAULT_LIMITS, EGRESS);
   const https = { protocol: 'tcp', ports: [443, 443] };
   expect(groups('probation')).toEqual([
     {
@@ -90,6 +92,19 @@ describe('profiles are refused', () => {
       { x: { egress: [rule(), rule({ ports: 80 }), rule({ ports: 22 })] } },
       /profiles.x comes to 3 groups, and an interface takes 2/,
     ],
+    [
+      'that come to more groups than an interface takes where nobody raised a quota',
+      {},
+      { x: { egress: Array.from({ length: 301 }, (_, i) => rule({ ports: i })) } },
+      /profiles.x comes to 6 groups, and an interface takes 5/,
+    ],
+    [
+      'with limits that AWS gives to nobody',
+      { limits: { rulesPerGroup: 300 } },
+      {},
+      /5 groups of 300 rules are more than the 1000/,
+    ],
+    ['with more groups than any interface takes', { limits: { groupsPerInterface: 17 } }, {}, /limits/],
   ])('%s', (_, file, profiles, says) => {
     expect(() => parse(file, profiles)).toThrow(ProfilesError);
     expect(() => parse(file, profiles)).toThrow(says);
@@ -148,6 +163,17 @@ describe('the groups of a profile', () => {
       { protocol: 'tcp', ports: [443, 443], peer: { securityGroup: 'sg-0000eeee' } },
       { protocol: 'tcp', ports: [443, 443], peer: { prefixList: 'pl-0000ffff' } },
     ]);
+  });
+});
+
+test('of groups, an interface gets as many as it takes, those that let out first', () => {
+  const { profiles } = parse({}, { x: { egress: [rule()], ingress: [rule()], sameTenant: true } });
+  const groups = groupsOfProfile('x', profiles['x'] as ProfileDefinition, 'acme', DEFAULT_LIMITS, EGRESS);
+  const [out, incoming, tenant] = groups;
+  expect(fitting(groups, DEFAULT_LIMITS)).toEqual({ groups, leftOut: [] });
+  expect(fitting(groups, { groupsPerInterface: 2, rulesPerGroup: 60 })).toEqual({
+    groups: [out, incoming],
+    leftOut: [tenant],
   });
 });
 

@@ -2,7 +2,9 @@ import { describe, expect, test } from '@jest/globals';
 import * as fc from 'fast-check';
 import { divergences, type VmRecord, volumesWithoutKey } from '../../lib/domain/convergence.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
+import type { IsolationItem } from '../../lib/domain/isolation.ts';
 import { parseProfiles } from '../../lib/domain/profiles.ts';
+import { DEFAULT_LIMITS } from '../../lib/domain/quotas.ts';
 import { KEY_OVERDUE_SECONDS, planSweep } from '../../lib/domain/sweep.ts';
 import {
   aDisk,
@@ -68,8 +70,33 @@ describe('a VM diverges', () => {
       { kind: 'https-anywhere' },
     );
     const tagged = (tags: Record<string, string>) => converged({ vm: aVm({ observation: { tags } }) });
-    expect(divergences(tagged({}), 'enforce', NOW, profiles)).toEqual([]);
-    expect(divergences(tagged({ role: 'db' }), 'enforce', NOW, profiles)).toEqual(['PROFILE_OUTDATED']);
+    const composition = { profiles, limits: DEFAULT_LIMITS };
+    expect(divergences(tagged({}), 'enforce', NOW, composition)).toEqual([]);
+    expect(divergences(tagged({ role: 'db' }), 'enforce', NOW, composition)).toEqual(['PROFILE_OUTDATED']);
+  });
+
+  test('when its groups were composed under other quotas than those of now', () => {
+    const profiles = parseProfiles(
+      { schemaVersion: 1, profiles: { probation: {}, workload: { originals: true }, quarantine: {} } },
+      { kind: 'https-anywhere' },
+    );
+    const under = (limits: IsolationItem['limits'], now = DEFAULT_LIMITS) => {
+      const isolation = anIsolation({
+        profile: 'quarantine',
+        definition: 'quarantine',
+        reasons: ['OPERATOR_QUARANTINE'],
+        limits,
+      });
+      const record = converged({ operator: anOperator(), isolation });
+      return divergences(record, 'enforce', NOW, { profiles, limits: now });
+    };
+    expect(under(DEFAULT_LIMITS)).toEqual([]);
+    expect(under(DEFAULT_LIMITS, { ...DEFAULT_LIMITS, rulesPerGroup: 100 })).toEqual(['PROFILE_OUTDATED']);
+    expect(under({ ...DEFAULT_LIMITS, groupsPerInterface: 8 })).toEqual(['PROFILE_OUTDATED']);
+    expect(under(undefined)).toEqual(['PROFILE_OUTDATED']);
+    // In groups of its own, it has none that quotas could change.
+    const limits = { groupsPerInterface: 1, rulesPerGroup: 1 };
+    expect(divergences(converged(), 'enforce', NOW, { profiles, limits })).toEqual([]);
   });
 
   test('in nothing when it is not in scope', () => {
@@ -233,10 +260,15 @@ describe('a sweep', () => {
     const segmented = (id: string) =>
       converged({
         vm: aVm({ observation: { instanceId: id, tags: { 'casemate:tenant': 'acme' } } }),
-        isolation: anIsolation({ instanceId: id, definition: 'segmented', tenant: 'acme' }),
+        isolation: anIsolation({
+          instanceId: id,
+          definition: 'segmented',
+          limits: DEFAULT_LIMITS,
+          tenant: 'acme',
+        }),
       });
     const records = fleet(segmented(VM_ID), segmented('i-00000001'), converged({ vm: aVm() }));
-    const plan = planSweep(records, [], 'enforce', NOW, profiles);
+    const plan = planSweep(records, [], 'enforce', NOW, { profiles, limits: DEFAULT_LIMITS });
     const again = plan.hints.filter((hint) => hint.resync).flatMap((hint) => hint.instanceIds);
     expect(again).toHaveLength(1);
   });

@@ -1,6 +1,7 @@
 import { AutoScalingClient } from '@aws-sdk/client-auto-scaling';
 import { describe, expect, test } from '@jest/globals';
 import { parseProfiles } from '../../lib/domain/profiles.ts';
+import { QUOTA_PK, QUOTA_SECONDS, quotaItemOf } from '../../lib/domain/quotas.ts';
 import type { WorldVm } from '../world/ec2.ts';
 import { WorkerKilled } from '../world/effects.ts';
 import type { IsolationSettings } from '../world/isolation.ts';
@@ -668,5 +669,135 @@ describe('profiles of a deployment', () => {
     judged(vm, 'compliant');
     await run(vm);
     expect(groupsOn(vm)).toEqual([full]);
+  });
+});
+
+describe('quotas of the account', () => {
+  const RULE = (ports: number) => ({ ports, peer: { cidr: '10.0.0.0/8' } });
+  /** Six rules, one a group where a group takes one. */
+  const profiles = (limits: object) =>
+    parseProfiles(
+      {
+        schemaVersion: 1,
+        profiles: {
+          probation: { egress: [{ peer: 'agent-endpoints' }] },
+          workload: { originals: true },
+          quarantine: { egress: [1, 2, 3, 4, 5, 6].map(RULE) },
+        },
+        limits,
+      },
+      EGRESS,
+    );
+  const WANTED = ['', '.out2', '.out3', '.out4', '.out5', '.out6'].map((end) => `casemate-quarantine${end}`);
+  const MANY = { groupsPerInterface: 8, rulesPerGroup: 1 };
+  const read = (groupsPerInterface: number, rulesPerGroup: number) => {
+    const version = Number(world.rows.get(QUOTA_PK)?.['version'] ?? 0) + 1;
+    const limits = { groupsPerInterface, rulesPerGroup };
+    world.rows.set(QUOTA_PK, { pk: QUOTA_PK, version, ...quotaItemOf(limits, world.now()) });
+  };
+  const names = (vm: WorldVm) =>
+    (vm.interfaces[0]?.groups ?? []).map((id) => world.groups.get(id)?.GroupName ?? id).sort();
+  /** EC2 takes no more groups than the quota is, whatever anybody believes. */
+  const enforced = (quota: () => number) =>
+    world.fail(
+      'ModifyNetworkInterfaceAttribute',
+      Object.assign(new Error('too many'), { name: 'SecurityGroupsPerInterfaceLimitExceeded' }),
+      (input) => (input['Groups'] as string[]).length > quota(),
+    );
+
+  test('that are higher are used as far as the file of profiles states them', async () => {
+    const [vm] = await start({ profiles: profiles(MANY) });
+    enforced(() => 8);
+    read(8, 60);
+    judged(vm, 'noncompliant');
+    await run(vm);
+    expect(names(vm)).toEqual(WANTED);
+    expect(item(vm)).toMatchObject({ applied: true, limits: MANY });
+    expect(said()).not.toContain('PROFILE_OVER_QUOTA');
+  });
+
+  test.each<[string, () => void]>([
+    ['were never read', () => undefined],
+    [
+      'were read a day ago',
+      () => {
+        read(8, 60);
+        world.advance(QUOTA_SECONDS);
+      },
+    ],
+    [
+      'are an item that is not what it should be',
+      () => world.rows.set(QUOTA_PK, { pk: QUOTA_PK, version: 1, groupsPerInterface: 8, rulesPerGroup: -1 }),
+    ],
+  ])('that %s are the defaults: contained under as many groups as fit, and said', async (_, make) => {
+    const [vm] = await start({ profiles: profiles(MANY) });
+    let quota = 5;
+    enforced(() => quota);
+    make();
+    judged(vm, 'noncompliant');
+    await run(vm);
+    expect(names(vm)).toEqual(WANTED.slice(0, 5));
+    expect(item(vm)).toMatchObject({ profile: 'quarantine', applied: true });
+    expect(said()).toContain('PROFILE_OVER_QUOTA');
+    expect(groupOf('casemate-quarantine.out6')).toBeUndefined();
+    // With room again, the whole of it.
+    quota = 6;
+    read(6, 60);
+    await run(vm);
+    expect(item(vm)).toMatchObject({ applied: true, reasons: ['POSTURE_PROVEN'] });
+  });
+
+  test('that shrink under what is in use have every VM composed anew by the next sweep', async () => {
+    const [first, second] = (await start({ profiles: profiles(MANY) }, 2)) as unknown as [WorldVm, WorldVm];
+    let quota = 8;
+    enforced(() => quota);
+    read(8, 60);
+    for (const vm of [first, second]) judged(vm, 'noncompliant');
+    await run(first, second);
+    expect([names(first), names(second)]).toEqual([WANTED, WANTED]);
+    await world.drain();
+    quota = 2;
+    read(2, 60);
+    await world.sweep();
+    await world.drain();
+    for (const vm of [first, second]) {
+      expect(names(vm)).toEqual(WANTED.slice(0, 2));
+      expect(item(vm)).toMatchObject({ applied: true, limits: { groupsPerInterface: 2, rulesPerGroup: 1 } });
+      // It was nobody's drift.
+      expect(item(vm)['drift']).toEqual([]);
+      expect(item(vm)['interfaces']).toMatchObject([{ originals: ORIGINALS }]);
+    }
+    // And it ends there, once EC2 was looked at again.
+    await world.sweep();
+    await world.drain();
+    await expect(world.sweep()).resolves.toMatchObject({ diverged: 0 });
+  });
+
+  test('that EC2 enforces before they were read leave the fence that there is, and the message comes back', async () => {
+    const [vm] = await start({ profiles: profiles(MANY) });
+    await run(vm);
+    const probation = groupsOn(vm);
+    read(8, 60);
+    enforced(() => 2);
+    judged(vm, 'noncompliant');
+    await expect(run(vm)).resolves.toEqual({ batchItemFailures: [{ itemIdentifier: 'm-1' }] });
+    expect(groupsOn(vm)).toEqual(probation);
+    expect(item(vm)).toMatchObject({ profile: 'quarantine', applied: false });
+    read(2, 60);
+    await run(vm);
+    expect(names(vm)).toEqual(WANTED.slice(0, 2));
+    expect(item(vm)).toMatchObject({ applied: true });
+  });
+
+  test('of more rules a group make fewer groups', async () => {
+    const [vm] = await start({ profiles: profiles({ groupsPerInterface: 8 }) });
+    read(8, 4);
+    judged(vm, 'noncompliant');
+    await run(vm);
+    expect(names(vm)).toEqual(WANTED.slice(0, 2));
+    read(8, 100);
+    await run(vm);
+    expect(names(vm)).toEqual(WANTED.slice(0, 1));
+    expect(groupOf('casemate-quarantine')?.IpPermissionsEgress).toHaveLength(6);
   });
 });

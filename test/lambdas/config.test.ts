@@ -12,6 +12,7 @@ import { readConfig as issueDiskKeys } from '../../lambdas/issue-disk-keys/confi
 import { readConfig as listDisks } from '../../lambdas/list-disks/config.ts';
 import { readConfig as observeVm } from '../../lambdas/observe-vm/config.ts';
 import { readConfig as refreshCollateral } from '../../lambdas/refresh-collateral/config.ts';
+import { readConfig as refreshQuotas } from '../../lambdas/refresh-quotas/config.ts';
 import { readConfig as releaseDiskKey } from '../../lambdas/release-disk-key/config.ts';
 import { readConfig as retireDiskKeys } from '../../lambdas/retire-disk-keys/config.ts';
 import { readConfig as rotateDiskKey } from '../../lambdas/rotate-disk-key/config.ts';
@@ -121,6 +122,7 @@ const FUNCTIONS: readonly (readonly [string, (environment?: Environment) => obje
     activateTpm,
     { ...common, BUS_NAME: 'casemate', API_ORIGIN: 'https://api.example', CALLER_IDENTITY: 'iam' },
   ],
+  ['refresh-quotas', refreshQuotas, common],
   ['refresh-collateral', refreshCollateral, { ...common, AMD_KEY_SERVER: 'https://keys.example' }],
   ['complete-launch', completeLaunch, { ...common, REJECTED_QUEUE_URL: 'https://sqs.example/rejected' }],
 ];

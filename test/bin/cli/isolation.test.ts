@@ -1,11 +1,15 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { marshall, unmarshall } from '@aws-sdk/util-dynamodb';
 import { afterAll, beforeAll, beforeEach, describe, expect, jest, test } from '@jest/globals';
 import { runningLocally } from '../../../bin/cli/connection.ts';
 import { changedSince, planSteps } from '../../../bin/cli/isolation.ts';
 import type { AddressStep, ContainmentSettings, StandbyStep } from '../../../lib/domain/containment.ts';
+import { QUOTA_PK, quotaItemOf } from '../../../lib/domain/quotas.ts';
 import { serve } from '../../agent/harness.ts';
 import {
   AT,
@@ -57,6 +61,8 @@ inAws(
     let act: () => void;
     let mode: string;
     let containment: ContainmentSettings | undefined;
+    const folder = mkdtempSync(join(tmpdir(), 'casemate-isolation-'));
+    afterAll(() => rmSync(folder, { recursive: true }));
 
     beforeAll(async () => {
       server = await serve(async (request, body, response) => {
@@ -337,6 +343,44 @@ inAws(
         expect(steps[1]?.parameters['NetworkInterfaceId']).toBe(eni);
       },
     );
+
+    test.each([
+      ['composes under the quotas that were read', 2],
+      ['says what an interface does not take', 1],
+    ])('plan %s', async (_, groupsPerInterface) => {
+      const profiles = join(folder, 'profiles.json');
+      const open = { ports: 22, peer: { cidr: '10.9.0.4/32' } };
+      const quarantine = { egress: [open], ingress: [open] };
+      writeFileSync(
+        profiles,
+        JSON.stringify({
+          schemaVersion: 1,
+          profiles: { probation: {}, workload: { originals: true }, quarantine },
+        }),
+      );
+      rows.set(QUOTA_PK, {
+        pk: QUOTA_PK,
+        version: 1,
+        ...quotaItemOf({ groupsPerInterface, rulesPerGroup: 60 }, new Date()),
+      });
+      const { stdout } = await run(
+        'plan',
+        VM_ID,
+        '--profile',
+        'quarantine',
+        '--profiles',
+        profiles,
+        '--json',
+      );
+      const { calls, reasons } = JSON.parse(stdout) as {
+        reasons: string[];
+        calls: { call: string; parameters: Record<string, unknown> }[];
+      };
+      const set = calls.find(({ call }) => call === 'ec2:ModifyNetworkInterfaceAttribute');
+      const both = ['casemate-quarantine', 'casemate-quarantine.in1'];
+      expect(set?.parameters['Groups']).toEqual(both.slice(0, groupsPerInterface));
+      expect(reasons).toEqual(groupsPerInterface < 2 ? ['PROFILE_OVER_QUOTA'] : []);
+    });
 
     test('plan of a VM that is where it belongs changes no interface', async () => {
       const { stdout } = await run('plan', VM_ID);
