@@ -82,8 +82,8 @@ export const DEFECTS: readonly Defect[] = [
   {
     name: 'rules are put right in the VPC of the VM alone',
     file: 'lib/domain/sweep.ts',
-    find: 'for (const { vpcId } of record.vm.observation.interfaces) healers.set(vpcId, id);',
-    plant: 'healers.set(String(record.vm.observation.vpcId), id);',
+    find: 'for (const { vpcId } of record.vm.observation.interfaces) healers',
+    plant: 'for (const { vpcId } of [record.vm.observation]) healers',
   },
   {
     name: 'a good posture goes before an operator’s quarantine',
@@ -172,8 +172,8 @@ export const DEFECTS: readonly Defect[] = [
   {
     name: 'a sweep does not drive steps that are left',
     file: 'lib/domain/convergence.ts',
-    find: "if (hasStepsLeft(isolation.steps, isolation.profile, vm.observation.interfaces)) found.push('STEPS_LEFT');",
-    plant: 'void hasStepsLeft;',
+    find: 'if (hasStepsLeft(isolation.steps, isolation.profile, vm.observation.interfaces))',
+    plant: 'if (hasStepsLeft([], isolation.profile, vm.observation.interfaces))',
   },
   {
     name: 'a VM is contained only when its Auto Scaling group answers',
@@ -238,8 +238,8 @@ export const DEFECTS: readonly Defect[] = [
   {
     name: 'rules of micro-segments are not put right',
     file: 'lib/domain/sweep.ts',
-    find: "profiles?.profiles[definition]?.originals ?? profile === 'workload';",
-    plant: "profiles !== undefined && profile === 'workload';",
+    find: "composition?.profiles.profiles[definition]?.originals ?? profile === 'workload';",
+    plant: "composition !== undefined && profile === 'workload';",
   },
   {
     name: 'groups that a late worker took again are not given back again',
