@@ -2,9 +2,9 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import * as cedar from '@cedar-policy/cedar-wasm/web';
 import { PolicySetError, startCedar, succeeded } from './cedar.ts';
-import { type CompiledPolicies, isAbout, type Policy, type Question } from './engine.ts';
+import { type AskedPolicy, type CompiledPolicies, isAbout, type Policy, type Question } from './engine.ts';
 import { readsOfPolicy } from './reads.ts';
-import { type Attribute, bothRead, type Reads, type ValueType } from './request.ts';
+import type { Attribute, ValueType } from './request.ts';
 
 export interface PolicySources {
   /** Text of `schema.cedarschema`. */
@@ -34,7 +34,7 @@ export function readPolicySources(folder: URL): PolicySources {
 export function compilePolicies(wasm: Uint8Array, sources: PolicySources): CompiledPolicies {
   startCedar(wasm);
   const policies = new Map<string, Policy>();
-  const reads = new Map<string, ReturnType<typeof readsOfPolicy>>();
+  const asked = new Map<string, AskedPolicy>();
   for (const [file, text] of sources.policies) {
     const parts = succeeded(cedar.policySetTextToParts(text), file);
     if (parts.policy_templates.length > 0) throw new PolicySetError(`${file}: templates are not supported`);
@@ -45,7 +45,7 @@ export function compilePolicies(wasm: Uint8Array, sources: PolicySources): Compi
         throw new PolicySetError(`${file}: a second policy has @id("${policy.id}")`);
       }
       policies.set(policy.id, policy);
-      reads.set(policy.id, readsOfPolicy(json));
+      asked.set(policy.id, { id: policy.id, ...readsOfPolicy(json) });
     }
   }
   const staticPolicies = Object.fromEntries([...policies].map(([id, { text }]) => [id, text]));
@@ -68,21 +68,12 @@ export function compilePolicies(wasm: Uint8Array, sources: PolicySources): Compi
         {
           resources,
           context,
-          ...readsOfAll(
-            [...policies.values()].filter((policy) => isAbout(policy, action)).map(({ id }) => reads.get(id)),
-          ),
+          policies: [...policies.values()]
+            .filter((policy) => isAbout(policy, action))
+            .flatMap(({ id }) => asked.get(id) ?? []),
         },
       ]),
     ),
-  };
-}
-
-function readsOfAll(
-  policies: readonly (ReturnType<typeof readsOfPolicy> | undefined)[],
-): Pick<Question, 'always' | 'guarded'> {
-  return {
-    always: policies.reduce<Reads>((all, one) => bothRead(all, one?.always ?? {}), {}),
-    guarded: policies.flatMap((one) => one?.guarded ?? []),
   };
 }
 

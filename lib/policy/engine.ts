@@ -3,15 +3,7 @@ import type { SourcedFact } from '../domain/fact.ts';
 import type { PolicyAction, PolicyDecision } from '../domain/policy.ts';
 import type { Observation } from '../domain/vm.ts';
 import { startCedar, succeeded } from './cedar.ts';
-import {
-  bothRead,
-  cut,
-  type Guard,
-  type GuardedReads,
-  misfit,
-  type Reads,
-  type ValueType,
-} from './request.ts';
+import { bothRead, cut, type Guard, misfit, type Reads, type ValueType } from './request.ts';
 
 /** One policy, as its file states it. */
 export interface Policy {
@@ -35,9 +27,15 @@ export function isAbout(policy: Pick<Policy, 'actions'>, action: string): boolea
 export interface Question {
   readonly resources: readonly string[];
   readonly context: ValueType;
-  /** What its policies read of every request, and what some read where their guard holds. */
-  readonly always: Reads;
-  readonly guarded: readonly GuardedReads[];
+  readonly policies: readonly AskedPolicy[];
+}
+
+/** A policy that can decide about an action: when it is to be asked, and what it reads of a request then. */
+export interface AskedPolicy {
+  readonly id: string;
+  /** Where it does not hold, the policy does not apply. */
+  readonly guard: Guard | null;
+  readonly reads: Reads;
 }
 
 /** Policies that were checked against their schema, ready to be asked: `compilePolicies` makes it. */
@@ -80,11 +78,14 @@ export interface PolicySet extends PolicyEngine {
 
 const DENIED_BY_ERRORS: ReadonlySet<PolicyAction> = new Set(['ReleaseKey', 'AdoptDisk', 'LeaveProbation']);
 
+/** How many sets an action may have: who sets a VM's tags sets which guards hold. */
+const MOST_SETS = 32;
+
 let policySets = 0;
 
 /**
- * Prepares a policy set once. The first call of the wasm costs tens of milliseconds of lazy compilation, so
- * one decision is made here, in the init phase.
+ * Prepares the policies that have no guard; those whose guard holds as they are first asked for. The first call of
+ * the wasm costs tens of milliseconds of lazy compilation, so one decision is made here, in the init phase.
  *
  * @param wasm the bytes of cedar_wasm_bg.wasm
  * @throws PolicySetError
@@ -92,20 +93,27 @@ let policySets = 0;
 export function createPolicyEngine(wasm: Uint8Array, compiled: CompiledPolicies): PolicySet {
   startCedar(wasm);
   const known = new Map(compiled.policies.map((policy) => [policy.id, policy]));
-  // One set an action: of a policy about another action Cedar would find out each time that it is.
   const name = `casemate-${policySets++}`;
-  for (const action of Object.keys(compiled.questions)) {
-    const about = compiled.policies.filter((policy) => isAbout(policy, action));
-    const staticPolicies = Object.fromEntries(about.map(({ id, text }) => [id, text]));
-    succeeded(cedar.preparsePolicySet(`${name}/${action}`, { staticPolicies }));
-  }
+  const applicable = new Map(
+    Object.entries(compiled.questions).map(([action, { policies }]) => [
+      action,
+      applicableOf(policies, (asked, place) => {
+        const texts = asked.map(({ id }): [string, string] => [id, known.get(id)?.text ?? '']);
+        const id = `${name}/${action}/${place}`;
+        succeeded(cedar.preparsePolicySet(id, { staticPolicies: Object.fromEntries(texts) }));
+        return id;
+      }),
+    ]),
+  );
 
   const engine: PolicySet = {
     policies: compiled.policies,
     decide(action, vm, resource, context) {
-      const request = requestOf(compiled, action, vm, resource, context);
-      if (typeof request === 'string') return refusedBy([request]);
-      const answer = isAuthorized({ ...request, preparsedPolicySetId: `${name}/${action}` });
+      const fault = faultOf(compiled, action, vm, resource, context);
+      if (fault !== undefined) return refusedBy([fault]);
+      const asked = applicable.get(action)?.(vm.tags, context);
+      const answer = asked && isAuthorized(requestOf(asked, action, vm, resource, context));
+      if (!answer) return refusedBy([`no policies of ${action}`]);
       if (answer.type === 'failure') return refusedBy(answer.errors.map((error) => error.message));
       const { decision, diagnostics } = answer.response;
       const errors = diagnostics.errors.map((fault) => `${fault.policyId}: ${fault.error.message}`);
@@ -134,92 +142,121 @@ function refusedBy(errors: readonly string[], policies: readonly string[] = []):
   return { allowed: false, reasons: ['POLICY_ERROR'], policies, errors, postureAlone: false };
 }
 
-type Request = Pick<
-  cedar.StatefulAuthorizationCall,
-  'principal' | 'action' | 'resource' | 'context' | 'entities'
->;
+/** Policies that are asked together: Cedar's name of the set, and what they read of a request. */
+interface Asked {
+  readonly setId: string;
+  readonly reads: Readonly<Record<string, Reads>>;
+}
 
-/** What Cedar is asked, or how the question does not fit the schema. */
-function requestOf(
+type Context = Readonly<Record<string, unknown>>;
+type Tags = Readonly<Record<string, string>>;
+
+/**
+ * Which policies of an action can apply to a request: those without a guard, and those whose guard holds. What
+ * Cedar is not asked, it need not find false: with a set of all policies that is most of what a decision costs.
+ */
+function applicableOf(
+  policies: readonly AskedPolicy[],
+  prepare: (asked: readonly AskedPolicy[], place: string) => string,
+): (tags: Tags, context: Context) => Asked {
+  const guards = [...new Map(policies.map(({ guard }) => [JSON.stringify(guard), guard])).values()].filter(
+    (guard) => guard !== null,
+  );
+  const sets = new Map<string, Asked>();
+  const setOf = (held: readonly boolean[]): Asked => {
+    const place = held.map(Number).join('');
+    const made = sets.get(place);
+    if (made) return made;
+    if (sets.size >= MOST_SETS && held.includes(false)) return setOf(guards.map(() => true));
+    const holding = new Set(guards.filter((_, n) => held[n]).map((guard) => JSON.stringify(guard)));
+    const asked = policies.filter(({ guard }) => guard === null || holding.has(JSON.stringify(guard)));
+    const reads = asked.reduce<Reads>((all, policy) => bothRead(all, policy.reads), {});
+    const set: Asked = { setId: prepare(asked, place), reads: reads as Asked['reads'] };
+    sets.set(place, set);
+    return set;
+  };
+  setOf(guards.map(() => false));
+  return (tags, context) => setOf(guards.map((guard) => holds(guard, tags, context)));
+}
+
+/** Whether a guard holds of a request that fits the schema. */
+function holds(guard: Guard, tags: Tags, context: Context): boolean {
+  if ('tag' in guard) return Object.hasOwn(tags, guard.tag);
+  const value = guard.context.reduce<unknown>((inner, name) => (inner as Context)[name], context);
+  return 'equals' in guard ? value === guard.equals : (value as readonly unknown[]).includes(guard.contains);
+}
+
+/** How a question does not fit the schema, undefined when it does. */
+function faultOf(
   { vm: vmType, resources, questions }: CompiledPolicies,
   action: PolicyAction,
   vm: PolicyVm,
-  resource: PolicyResource,
-  context: Record<string, unknown>,
-): Request | string {
+  { type, id: _, ...resource }: PolicyResource,
+  context: Context,
+): string | undefined {
   const question = questions[action];
-  const resourceType = resources[resource.type];
-  if (!question || !resourceType || !question.resources.includes(resource.type)) {
-    return `the schema declares no ${action} of a ${resource.type}`;
+  const resourceType = resources[type];
+  if (!question || !resourceType || !question.resources.includes(type)) {
+    return `the schema declares no ${action} of a ${type}`;
   }
-  const { instanceId, tags, state, instanceType, imageId, autoScalingGroup } = vm;
-  const vmAttributes = {
-    state,
-    instanceType,
-    imageId,
-    ...(autoScalingGroup === null ? {} : { autoScalingGroup }),
-  };
-  const { type, id, ...resourceAttributes } = resource;
-  const fault =
-    faultOf('principal', misfit(vmAttributes, vmType)) ??
-    faultOf('principal', misfitOfTags(tags)) ??
-    faultOf('resource', misfit(resourceAttributes, resourceType)) ??
-    faultOf('context', misfit(context, question.context));
-  if (fault) return fault;
-  const reads = question.guarded.reduce<Reads>(
-    (all, { guard, reads }) => (holds(guard, tags, context) ? bothRead(all, reads) : all),
-    question.always,
-  ) as Readonly<Record<string, Reads>>;
-  const principal = { type: 'Casemate::Vm', id: instanceId };
-  const target = { type: `Casemate::${type}`, id };
-  const entity = (uid: cedar.TypeAndId, attrs: unknown, tagged: unknown = {}) => ({
-    uid,
-    attrs: attrs as cedar.EntityJson['attrs'],
-    parents: [],
-    tags: tagged as Record<string, string>,
-  });
-  const entities: cedar.EntityJson[] = [];
-  // Of an entity that is not there Cedar says what it says of one without attributes and tags.
-  const readAttributes = cut(vmAttributes, reads['principal'] ?? {});
-  const readTags = cut(tags, reads['tags'] ?? {});
-  if (!isEmpty(readAttributes) || !isEmpty(readTags)) {
-    entities.push(entity(principal, readAttributes, readTags));
-  }
-  if (reads['resource']) entities.push(entity(target, cut(resourceAttributes, reads['resource'])));
-  return {
-    principal,
-    action: { type: 'Casemate::Action', id: action },
-    resource: target,
-    context: cut(context, reads['context'] ?? {}) as cedar.Context,
-    entities,
-  };
+  return (
+    of('principal', misfit(attributesOf(vm), vmType)) ??
+    of('principal', misfitOfTags(vm.tags)) ??
+    of('resource', misfit(resource, resourceType)) ??
+    of('context', misfit(context, question.context))
+  );
 }
 
-function isEmpty(value: unknown): boolean {
-  return Object.keys(value as object).length === 0;
-}
-
-function faultOf(variable: string, fault: string | undefined): string | undefined {
+function of(variable: string, fault: string | undefined): string | undefined {
   return fault && `${variable}${fault}`;
 }
 
-function misfitOfTags(tags: Readonly<Record<string, string>>): string | undefined {
-  for (const [key, value] of Object.entries(tags)) {
-    const fault = misfit(key, 'String') ?? misfit(value, 'String');
+function misfitOfTags(tags: Tags): string | undefined {
+  for (const key in tags) {
+    const fault = misfit(key, 'String') ?? misfit(tags[key], 'String');
     if (fault) return `: tag ${key}${fault}`;
   }
   return undefined;
 }
 
-/** Whether a guard holds of a request that fits the schema. */
-function holds(
-  guard: Guard,
-  tags: Readonly<Record<string, string>>,
-  context: Readonly<Record<string, unknown>>,
-): boolean {
-  if ('tag' in guard) return Object.hasOwn(tags, guard.tag);
-  const set = guard.set.reduce<unknown>((value, name) => (value as Record<string, unknown>)[name], context);
-  return (set as readonly unknown[]).includes(guard.contains);
+function attributesOf({ state, instanceType, imageId, autoScalingGroup }: PolicyVm) {
+  return { state, instanceType, imageId, ...(autoScalingGroup === null ? {} : { autoScalingGroup }) };
+}
+
+/** What Cedar is asked: of a request that fits the schema, what the policies read. */
+function requestOf(
+  { setId, reads }: Asked,
+  action: PolicyAction,
+  vm: PolicyVm,
+  { type, id, ...resourceAttributes }: PolicyResource,
+  context: Context,
+): cedar.StatefulAuthorizationCall {
+  const principal = { type: 'Casemate::Vm', id: vm.instanceId };
+  const resource = { type: `Casemate::${type}`, id };
+  const entity = (uid: cedar.TypeAndId, attrs: unknown, tags: unknown = {}) => ({
+    uid,
+    attrs: attrs as cedar.EntityJson['attrs'],
+    parents: [],
+    tags: tags as Record<string, string>,
+  });
+  const entities: cedar.EntityJson[] = [];
+  // Of an entity that is not there Cedar says what it says of one without attributes and tags.
+  const attributes = cut(attributesOf(vm), reads['principal'] ?? {});
+  const tags = cut(vm.tags, reads['tags'] ?? {});
+  if (!isEmpty(attributes) || !isEmpty(tags)) entities.push(entity(principal, attributes, tags));
+  if (reads['resource']) entities.push(entity(resource, cut(resourceAttributes, reads['resource'])));
+  return {
+    principal,
+    action: { type: 'Casemate::Action', id: action },
+    resource,
+    context: cut(context, reads['context'] ?? {}) as cedar.Context,
+    entities,
+    preparsedPolicySetId: setId,
+  };
+}
+
+function isEmpty(value: unknown): boolean {
+  return Object.keys(value as object).length === 0;
 }
 
 /** Cedar throws, in place of answering, at what its JSON cannot carry. */

@@ -1,35 +1,39 @@
 import type { Expr, PolicyJson } from '@cedar-policy/cedar-wasm/web';
-import { bothRead, type Guard, type GuardedReads, type Reads } from './request.ts';
+import { bothRead, type Guard, type Reads } from './request.ts';
 
 /**
- * What the conditions of a policy look at, by variable; `tags` are those of the principal. Where it cannot be
- * told, as when a whole record is compared, it is all.
+ * What the conditions of a policy look at, by variable, and the guard before them; `tags` are those of the principal.
+ * Where it cannot be told, as when a whole record is compared, it is all.
  */
-export function readsOfPolicy(policy: PolicyJson): {
-  readonly always: Reads;
-  readonly guarded: GuardedReads | undefined;
-} {
-  const reads = policy.conditions.map(({ body }) => readsOf(body)).reduce<Reads>(bothRead, {});
+export function readsOfPolicy(policy: PolicyJson): { readonly guard: Guard | null; readonly reads: Reads } {
   const [first] = policy.conditions;
-  const asked = first?.kind === 'when' ? leftmost(first.body) : undefined;
-  const guard = asked && guardOf(asked);
-  return asked && guard
-    ? { always: readsOf(asked), guarded: { guard, reads } }
-    : { always: reads, guarded: undefined };
+  return {
+    guard: first?.kind === 'when' ? guardOf(leftmost(first.body)) : null,
+    reads: policy.conditions.map(({ body }) => readsOf(body)).reduce<Reads>(bothRead, {}),
+  };
 }
 
 function leftmost(expression: Expr): Expr {
   return '&&' in expression ? leftmost((expression['&&'] as { readonly left: Expr }).left) : expression;
 }
 
-function guardOf(expression: Expr): Guard | undefined {
+function guardOf(expression: Expr): Guard | null {
+  const flag = pathInContext(expression);
+  if (flag) return { context: flag, equals: true };
   const { operator, operands } = partsOf(expression);
   const literal = (operands['right'] as { readonly Value?: unknown } | undefined)?.Value;
-  if (typeof literal !== 'string') return undefined;
-  const left = pathOf(operands['left'] as Expr);
-  if (operator === 'hasTag' && left?.join() === 'principal') return { tag: literal };
-  if (operator === 'contains' && left?.[0] === 'context') return { set: left.slice(1), contains: literal };
-  return undefined;
+  if (typeof literal !== 'string') return null;
+  const left = operands['left'] as Expr;
+  if (operator === 'hasTag' && pathOf(left)?.join() === 'principal') return { tag: literal };
+  const context = pathInContext(left);
+  if (context && operator === 'contains') return { context, contains: literal };
+  if (context && operator === '==') return { context, equals: literal };
+  return null;
+}
+
+function pathInContext(expression: Expr): readonly string[] | undefined {
+  const [variable, ...path] = pathOf(expression) ?? [];
+  return variable === 'context' && path.length > 0 ? path : undefined;
 }
 
 /** Operators for which of an entity its identity is enough. */

@@ -18,16 +18,13 @@ export interface Attribute {
 }
 
 /**
- * What the leftmost condition of a policy asks first. Where it does not hold, Cedar looks at nothing else of that
- * policy: a conjunction ends at its first false part.
+ * What the leftmost condition of a policy asks first. Where it does not hold, the policy does not apply, and Cedar
+ * looks at nothing else of it: a conjunction ends at its first false part.
  */
-export type Guard = { readonly tag: string } | { readonly set: readonly string[]; readonly contains: string };
-
-/** What a policy reads, always or only where its guard holds. */
-export interface GuardedReads {
-  readonly guard: Guard;
-  readonly reads: Reads;
-}
+export type Guard =
+  | { readonly tag: string }
+  | { readonly context: readonly string[]; readonly contains: string }
+  | { readonly context: readonly string[]; readonly equals: string | boolean };
 
 /** What policies look at of a value: all of it, or these attributes. */
 export type Reads = 'all' | { readonly [attribute: string]: Reads };

@@ -26,6 +26,12 @@ const TRICKY = [
   'principal is Casemate::Vm && principal has autoScalingGroup && principal.autoScalingGroup == "web"',
   'principal.hasTag(principal.imageId)',
   'context.requires.contains(principal.imageId)',
+  'context.contradicted && context.facts["mem.swap"].source == "claimed"',
+  'context.facts["mem.swap"].state == "present" && context.facts["tpm.version"].state == "present"',
+  'context.facts["mem.swap"].state != "present" && context.facts["tpm.version"].state == "present"',
+  'context.facts["mem.swap"].state == principal.state && context.facts["tpm.version"].state == "present"',
+  'context.missedReports == 1 && context.facts["tpm.version"].state == "present"',
+  '(context.enrolled == false) && context.facts["tpm.version"].state == "present"',
   'context.requires.contains("mds") && context.facts["mem.swap"].source == "claimed"',
   'context.requires.containsAny(context.mitigated)',
   'principal.hasTag("casemate:evidence") && context.facts["attest.nitrotpm"].source == "attested"',
@@ -111,6 +117,9 @@ function byEngine(...question: Parameters<typeof plainly>) {
     erring,
   };
 }
+
+const FLEET: PolicyResource = { type: 'Fleet', id: '123456789012/eu-west-1' };
+const FACTS = Object.fromEntries(POLICY_FACTS.map((id) => [id, { state: 'absent', source: 'claimed' }]));
 
 const text = fc.oneof(
   fc.constantFrom('present', 'absent', 'running', 'web', 'payments', '__entity', 'compliant', ''),
@@ -200,10 +209,7 @@ function spoilt(value: unknown): fc.Arbitrary<unknown> {
 }
 
 describe.each(Object.entries(POLICY_ACTIONS) as [PolicyAction, 'Fleet' | 'Disk'][])('%s', (action, about) => {
-  const resource: PolicyResource =
-    about === 'Disk'
-      ? { type: 'Disk', id: DISK, sizeGiB: 8 }
-      : { type: 'Fleet', id: '123456789012/eu-west-1' };
+  const resource: PolicyResource = about === 'Disk' ? { type: 'Disk', id: DISK, sizeGiB: 8 } : FLEET;
 
   test('is decided as by Cedar with everything and the schema', () => {
     void fc.assert(
@@ -231,18 +237,31 @@ describe.each(Object.entries(POLICY_ACTIONS) as [PolicyAction, 'Fleet' | 'Disk']
   });
 });
 
-describe('what policies read', () => {
-  test('is what their conditions name', () => {
-    const { questions } = compilePolicies(cedarWasm(), project);
-    expect(questions['IssueKey']).toMatchObject({ always: { context: { managed: 'all' } }, guarded: [] });
-    expect(questions['Manage']?.always).toEqual({ tags: { 'casemate:protect': 'all' } });
+describe('what a policy reads', () => {
+  const compiled = compilePolicies(cedarWasm(), sources);
+  const asked = (action: PolicyAction) => compiled.questions[action]?.policies ?? [];
+
+  test('is what its conditions name', () => {
+    expect(asked('IssueKey')).toEqual([
+      {
+        id: 'disk-keys.managed',
+        guard: { context: ['managed'], equals: true },
+        reads: { context: { managed: 'all' } },
+      },
+    ]);
+    expect(asked('Manage')).toEqual([
+      {
+        id: 'scope.tagged',
+        guard: { tag: 'casemate:protect' },
+        reads: { tags: { 'casemate:protect': 'all' } },
+      },
+    ]);
   });
 
-  test('is what stands behind a guard only where the guard holds', () => {
-    const { questions } = compilePolicies(cedarWasm(), project);
-    expect(questions['LeaveProbation']?.always).not.toHaveProperty(['context', 'facts', 'attest.nitrotpm']);
-    expect(questions['LeaveProbation']?.guarded).toContainEqual({
-      guard: { set: ['requires'], contains: 'evidence' },
+  test('stands behind its guard, where its first condition is one', () => {
+    expect(asked('LeaveProbation')).toContainEqual({
+      id: 'posture.evidence-demanded',
+      guard: { context: ['requires'], contains: 'evidence' },
       reads: {
         context: {
           requires: 'all',
@@ -250,16 +269,47 @@ describe('what policies read', () => {
         },
       },
     });
+    // Either side of an `or`, a negation and a name that is not written there guard nothing.
+    const guards = asked('Quarantine').flatMap(({ id, guard }) =>
+      guard ? [id.replace('tricky.n', '')] : [],
+    );
+    expect(guards.map((n) => TRICKY[Number(n)] ?? n)).toEqual([
+      'quarantine.contradicted',
+      'context.requires.contains("mds") && context.facts["mem.swap"].source == "claimed"',
+      'principal.hasTag("casemate:evidence") && context.facts["attest.nitrotpm"].source == "attested"',
+      'principal.hasTag("team") && principal.getTag("team") like "pay*"',
+      'context.contradicted && context.facts["mem.swap"].source == "claimed"',
+      'context.facts["mem.swap"].state == "present" && context.facts["tpm.version"].state == "present"',
+    ]);
   });
 
   test('is everything where a condition takes hold of a whole', () => {
-    const compiled = compilePolicies(cedarWasm(), sources);
-    expect(compiled.questions['Quarantine']?.always).toEqual({
+    expect(asked('Quarantine').find(({ id }) => id === 'tricky.n0')?.reads).toEqual({ context: 'all' });
+    expect(asked('Quarantine').find(({ id }) => id === 'tricky.n3')?.reads).toMatchObject({
       principal: 'all',
       tags: 'all',
-      context: 'all',
     });
   });
+});
+
+test('with more guards than sets are made for, decisions stay what they are', () => {
+  const rules = Array.from({ length: 8 }, (_, n) => n).map(
+    (n) =>
+      `@id("demand.n${n}") @reason("D${n}") forbid (principal, action == Casemate::Action::"LeaveProbation", resource) when { context.requires.contains("d${n}") } unless { context.mitigated.contains("d${n}") };`,
+  );
+  const policies = new Map([...project.policies, ['demands.cedar', rules.join('\n')]]);
+  const many = policySet({ ...project, policies });
+  const context = { facts: FACTS, enrolled: true, contradicted: false, missedReports: 0 };
+  for (let demanded = 0; demanded < 256; demanded++) {
+    const unmet = rules.flatMap((_, n) => (demanded & (1 << n) ? [n] : []));
+    const { reasons } = many.decide('LeaveProbation', anObservation(), FLEET, {
+      ...context,
+      requires: unmet.map((n) => `d${n}`),
+      requiredMitigations: [],
+      mitigated: [],
+    });
+    expect(reasons).toEqual(unmet.length > 0 ? unmet.map((n) => `D${n}`) : ['POSTURE_PROVEN']);
+  }
 });
 
 describe('a schema is refused that requests cannot be checked against', () => {
