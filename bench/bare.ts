@@ -64,7 +64,8 @@ export async function importsOf(own: Bundle): Promise<Imports> {
       imports.set(from, used);
       const [, namespace] = /\* as (\w+)/.exec(names) ?? [];
       if (namespace) {
-        for (const [, member = ''] of code.matchAll(new RegExp(`\\b${namespace}\\.(\\w+)`, 'g')))
+        // Not the name of a file, ./cedar.ts.
+        for (const [, member = ''] of code.matchAll(new RegExp(`(?<![\\w./])${namespace}\\.(\\w+)`, 'g')))
           used.add(member);
       } else if (names.startsWith('{')) {
         for (const name of names.slice(1, -1).split(',')) used.add(name.trim().split(' as ')[0] ?? '');

@@ -85,7 +85,7 @@ function functionsOf({ Resources }: Template, folder: string): readonly Deployed
   });
 }
 
-/** Values for every variable that any function reads at its start. */
+/** Values for every variable that any function reads at its start: test/constructs/bundles.test.ts starts all by them. */
 export const ENVIRONMENT: Readonly<Record<string, string>> = {
   AWS_REGION: REGION,
   AWS_ACCESS_KEY_ID: 'test',
@@ -95,6 +95,9 @@ export const ENVIRONMENT: Readonly<Record<string, string>> = {
   REJECTED_QUEUE_URL: `https://sqs.${REGION}.amazonaws.com/123456789012/rejected`,
   OBSERVE_QUEUE_URL: `https://sqs.${REGION}.amazonaws.com/123456789012/observe`,
   DISK_KEY_ID: `arn:aws:kms:${REGION}:123456789012:key/11111111-2222-4333-8444-555555555555`,
+  RECOVERY_KEY_ID: `arn:aws:kms:${REGION}:123456789012:key/22222222-2222-4333-8444-555555555555`,
+  HEADER_BUCKET: 'casemate-headers',
+  AMD_KEY_SERVER: 'https://kds.casemate.example',
   MODE: 'enforce',
   PROBATION_EGRESS: '{"kind":"https-anywhere"}',
   ENFORCE_SHARE: '1',

@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url';
 import { afterAll, describe, expect, test } from '@jest/globals';
 import { App } from 'aws-cdk-lib';
 import { Template } from 'aws-cdk-lib/assertions';
+import { ENVIRONMENT } from '../../bench/deployed.ts';
 import { CasemateStack } from '../../lib/casemate-stack.ts';
 import { POLICY_FOLDER } from '../../lib/constructs/policies.ts';
 import { ENV, FUNCTION_NAMES, type FunctionName, Synthesized } from './synthesized.ts';
@@ -36,32 +37,6 @@ function bundleOf(name: FunctionName): string {
   return join(outdir, `asset.${key.replace(/\.zip$/, '')}`);
 }
 
-const SETTINGS = {
-  AWS_REGION: 'eu-west-1',
-  TABLE_NAME: 'table',
-  BUS_NAME: 'bus',
-  REJECTED_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/rejected',
-  OBSERVE_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/observe',
-  DISK_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/k',
-  MODE: 'observe',
-  ENFORCE_SHARE: '1',
-  GUARDS:
-    '{"share":0.25,"minimum":3,"windowSeconds":3600,"protected":{"instanceIds":[],"autoScalingGroups":[]}}',
-  CUT_TRACKED_FLOWS: 'false',
-  DETACH_ELASTIC_IPS: 'false',
-  STANDBY: 'false',
-  REPLACEMENTS_PER_HOUR: '10',
-  OWN_QUEUE_URL: 'https://sqs.eu-west-1.amazonaws.com/111122223333/isolation',
-  RECOVERY_KEY_ID: 'arn:aws:kms:eu-west-1:111122223333:key/r',
-  HEADER_BUCKET: 'headers',
-  AMD_KEY_SERVER: 'https://kds.example',
-  DENIES_CREDENTIALS: 'false',
-  PROBATION_EGRESS: '{"kind":"https-anywhere"}',
-  API_ORIGIN: 'https://abc.execute-api.eu-west-1.amazonaws.com',
-  CALLER_IDENTITY: 'iam',
-  IDENTITY_ISSUERS: 'aws',
-};
-
 const DECIDING: readonly FunctionName[] = [
   'observe-vm',
   'issue-disk-keys',
@@ -82,7 +57,7 @@ describe('the bundle', () => {
       const script = `import(${JSON.stringify(url)}).then((m) => process.stdout.write(typeof m.handler))`;
       const said = execFileSync(process.execPath, ['-e', script], {
         cwd: outdir,
-        env: SETTINGS,
+        env: ENVIRONMENT,
         encoding: 'utf8',
       });
       expect(said).toBe('function');
