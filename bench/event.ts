@@ -24,10 +24,10 @@ import { ACCOUNT, awsEnvironment, CREDENTIALS, REGION, startEmulators } from '..
 import { ensurePython } from '../bin/local/python.ts';
 import { launch as launchInWorld } from '../test/world/vm.ts';
 import { createWorld } from '../test/world/world.ts';
-import { C7N, ensureCloudCustodian } from './cloud-custodian/venv.ts';
 import { ENVIRONMENT, synthesize } from './deployed.ts';
 import { batchOf, CONTEXT, type QueueHandler, silenceLogs, stateChange } from './function-call.ts';
 import { type Item, item, median, type PartResult, print, say, timed } from './measuring.ts';
+import { ensureOther, versionIn } from './others.ts';
 import { decideQuarantine, vmsToContain } from './vms-to-contain.ts';
 
 const BAR = { of: 'ratio', max: 1 / 5 } as const;
@@ -72,7 +72,7 @@ async function measureAll(): Promise<PartResult> {
   let custodian: string;
   try {
     python = await ensurePython(join(folder, 'python.log'));
-    custodian = await ensureCloudCustodian(python);
+    custodian = await ensureOther('cloud-custodian', join(folder, 'python.log'));
   } catch (error) {
     return { skipped: `no Python environment: ${error instanceof Error ? error.message : String(error)}` };
   }
@@ -237,7 +237,7 @@ async function measureAll(): Promise<PartResult> {
     const world = await inProcess();
 
     const items: Item[] = [];
-    const name = `c7n ${C7N}: handler.dispatch_event, ec2-instance-state, modify-security-groups, warm`;
+    const name = `c7n ${versionIn('cloud-custodian', 'c7n')}: handler.dispatch_event, ec2-instance-state, modify-security-groups, warm`;
     for (const [key, unit, suffix] of [
       ['cpuMs', 'ms CPU', ''],
       ['wallMs', 'ms', '.wall'],

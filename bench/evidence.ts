@@ -1,15 +1,17 @@
 /**
  * Evidence verification, one JSON object on standard output: verifications per second, and CPU milliseconds of one
  * verification at p50 and p99, cold (nothing cached) and with the chain cached, beside a bare OpenSSL P-384
- * verification and, where its Python package is installed, beside dcap-qvl (Rust) on the same TDX quote, all in this run.
+ * verification, and beside dcap-qvl (Rust) on the same TDX quote, all in this run.
  *
- *   node bench/evidence.ts [rounds]        PYTHON=/path/to/python node bench/evidence.ts
+ *   node bench/evidence.ts [rounds]
  *
  * Recorded evidence is used when it is there, else the tests' own (whose AMD roots have 2048 bits, not 4096).
  */
 import { execFile } from 'node:child_process';
 import { generateKeyPairSync, sign, verify } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { createIdentityIssuer } from '../bin/local/identity-issuer.ts';
 import { type ChainCache, createChainCache } from '../lib/domain/evidence/chain.ts';
@@ -24,6 +26,7 @@ import { makeDocument, makeNitro, timestamp } from '../test/domain/evidence/forg
 import { makeAmd, makeLeaf, makeReport } from '../test/domain/evidence/forge/snp.ts';
 import { makeCollateral, makeIntel, makeQuote, at as tdxAt } from '../test/domain/evidence/forge/tdx.ts';
 import { akKeys, makeAttest, makeSignature, pcrJson, spki } from '../test/domain/evidence/forge/tpm.ts';
+import { ensureOther, versionIn } from './others.ts';
 
 const barCpuMs = 10;
 const rounds = Number(process.argv[2] ?? 1_000);
@@ -160,18 +163,21 @@ print(json.dumps({'cpuMsP50': times[len(times) // 2], 'cpuMsP99': times[int(len(
 
 async function otherTdxVerifier(): Promise<object> {
   if (!isRecorded) return { skipped: 'dcap-qvl knows Intel’s root alone, and no recorded quote is here' };
-  const python = process.env['PYTHON'] ?? 'python3';
   const args = ['v4-uptodate.dat', 'v4-uptodate.collateral.json'].map((name) => `${vectors}/tdx/${name}`);
   const at = String(Date.parse('2025-06-20T00:00:00Z') / 1000);
+  const folder = mkdtempSync(join(tmpdir(), 'casemate-bench-'));
   try {
+    const python = await ensureOther('dcap-qvl', join(folder, 'python.log'));
     const { stdout } = await promisify(execFile)(python, ['-c', dcapQvl, ...args, at, String(rounds)]);
-    return { name: 'dcap-qvl (PyPI)', ...JSON.parse(stdout) };
+    return { name: `dcap-qvl ${versionIn('dcap-qvl', 'dcap-qvl')} (PyPI)`, ...JSON.parse(stdout) };
   } catch (error) {
     const [line] = String((error as { stderr?: string }).stderr ?? error)
       .trim()
       .split('\n')
       .slice(-1);
     return { skipped: `dcap-qvl (PyPI) did not run: ${line}` };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 

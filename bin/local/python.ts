@@ -9,8 +9,16 @@ export class PrerequisiteError extends Error {
   override readonly name = 'PrerequisiteError';
 }
 
-const VENV = fileURLToPath(new URL('../../.venv', import.meta.url));
-const REQUIREMENTS = fileURLToPath(new URL('./requirements.txt', import.meta.url));
+/** A Python environment: where it is made, and the file of the pins that it is made from. */
+export interface PythonEnvironment {
+  readonly folder: string;
+  readonly requirements: string;
+}
+
+const EMULATORS: PythonEnvironment = {
+  folder: fileURLToPath(new URL('../../.venv', import.meta.url)),
+  requirements: fileURLToPath(new URL('./requirements.txt', import.meta.url)),
+};
 const MARK = 'casemate-requirements';
 const CANDIDATES = [
   'python3',
@@ -40,20 +48,24 @@ export function isCurrent(venv: string, requirements: string): boolean {
 }
 
 /**
- * The project's own Python environment with the pinned emulators; made when it is not there or the pins
- * changed. It is made aside and moved into place, so that an interrupted or concurrent start never leaves or
+ * A Python environment of the project's own, the one with the pinned emulators unless another is named; made when it
+ * is not there or the pins changed. It is made aside and moved into place, so that an interrupted or concurrent start never leaves or
  * meets half of one.
  *
  * @returns the path of its interpreter
  * @throws PrerequisiteError
  */
-export async function ensurePython(log: string, signal?: AbortSignal): Promise<string> {
-  const requirements = readFileSync(REQUIREMENTS, 'utf8');
-  const python = join(VENV, 'bin', 'python');
-  if (isCurrent(VENV, requirements)) return python;
+export async function ensurePython(
+  log: string,
+  signal?: AbortSignal,
+  { folder, requirements: file }: PythonEnvironment = EMULATORS,
+): Promise<string> {
+  const requirements = readFileSync(file, 'utf8');
+  const python = join(folder, 'bin', 'python');
+  if (isCurrent(folder, requirements)) return python;
   const options = { log, ...(signal ? { signal } : {}) };
   const system = await findPython(CANDIDATES, options);
-  const aside = `${VENV}.${process.pid}`;
+  const aside = `${folder}.${process.pid}`;
   try {
     await runToEnd([system, '-m', 'venv', '--clear', aside], options).catch((cause: unknown) => {
       if (signal?.aborted) throw cause;
@@ -62,19 +74,19 @@ export async function ensurePython(log: string, signal?: AbortSignal): Promise<s
         { cause },
       );
     });
-    const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', REQUIREMENTS];
+    const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', file];
     await runToEnd([join(aside, 'bin', 'python'), ...pip], options).catch((cause: unknown) => {
       if (signal?.aborted) throw cause;
       throw new PrerequisiteError(
-        `pip cannot install the emulators: it needs to reach a Python package index, or a mirror named in pip's own configuration\n${cause instanceof Error ? cause.message : cause}`,
+        `pip cannot install what ${file} names: it needs to reach a Python package index, or a mirror named in pip's own configuration\n${cause instanceof Error ? cause.message : cause}`,
         { cause },
       );
     });
     writeFileSync(join(aside, MARK), requirementsHash(requirements));
     // Another start may have put its own there meanwhile: that one may be in use already.
-    if (!isCurrent(VENV, requirements)) {
-      rmSync(VENV, { recursive: true, force: true });
-      renameSync(aside, VENV);
+    if (!isCurrent(folder, requirements)) {
+      rmSync(folder, { recursive: true, force: true });
+      renameSync(aside, folder);
     }
     return python;
   } finally {
