@@ -7,6 +7,17 @@ import type { ParsedIdentity } from './bytes.ts';
 /** PEM certificates that may sign identity documents of a Region; more than one while AWS changes them. */
 export type IdentityIssuers = ReadonlyMap<string, readonly string[]>;
 
+const read = new WeakMap<readonly string[], readonly Certificate[]>();
+
+/** Pinned certificates are read once: that is half of what a document costs. */
+function certificatesOf(pinned: readonly string[]): readonly Certificate[] {
+  const known = read.get(pinned);
+  if (known) return known;
+  const certificates = pinned.flatMap((pem) => parsePem(pem));
+  read.set(pinned, certificates);
+  return certificates;
+}
+
 /**
  * Whether the signer is the pinned certificate of the Region that the document itself names, and the
  * signature holds. The certificates are self-signed and long-lived, so being pinned is all their trust.
@@ -19,12 +30,10 @@ export function verifyIdentitySignature(
   const { region } = parsed.document;
   const pinned = issuers.get(region);
   if (!pinned || pinned.length === 0) throw new EvidenceError('IDENTITY_REGION_UNKNOWN', region);
-  const certificate = pinned
-    .flatMap((pem) => parsePem(pem))
-    .find(
-      ({ issuer, serial }) =>
-        equalBytes(issuer, parsed.signerIssuer) && equalBytes(serial, parsed.signerSerial),
-    );
+  const certificate = certificatesOf(pinned).find(
+    ({ issuer, serial }) =>
+      equalBytes(issuer, parsed.signerIssuer) && equalBytes(serial, parsed.signerSerial),
+  );
   if (!certificate) {
     throw new EvidenceError('IDENTITY_SIGNER_NOT_PINNED', `not the certificate of ${region}`);
   }
