@@ -336,11 +336,11 @@ function attempt(target: Target, kind: string, changed: Buffer): void {
   tallies.set(`${target.format.split(' ')[0]}: ${kind}`, tally);
   tally.runs++;
   tally.worstMs = Math.max(tally.worstMs, ms);
-  const say = (what: string) =>
+  const found = (what: string) =>
     faults.push(`${nameOf(target)}, ${kind}: ${what}: ${difference(target.genuine, changed)}`);
-  if (verdict.accepted && !target.isHarmless?.(changed, target.genuine)) say('accepted');
-  if (verdict.reasons.includes('UNFORESEEN')) say('unforeseen');
-  if (ms > secondMs) say(`${ms} ms`);
+  if (verdict.accepted && !target.isHarmless?.(changed, target.genuine)) found('accepted');
+  if (verdict.reasons.includes('UNFORESEEN')) found('unforeseen');
+  if (ms > secondMs) found(`${ms} ms`);
 }
 
 /** Where they begin to differ, and how, for people. */
@@ -351,12 +351,15 @@ function difference(genuine: Buffer, changed: Buffer): string {
   return `from byte ${from} on ${shown(genuine)} became ${shown(changed)}, ${changed.length} bytes in all`;
 }
 
+const say = (line: string) => process.stderr.write(`${line}\n`);
 let counted = 0;
-for (const target of targets) {
+for (const [place, target] of targets.entries()) {
+  say(`every truncation and bit flip of ${place + 1}/${targets.length}: ${nameOf(target)}`);
   for (const [kind, changed] of allOf(target.genuine)) {
     if (counted++ % options.sample === 0) attempt(target, kind, changed);
   }
 }
+say(`at random for ${options.minutes} minutes`);
 const until = Date.now() + options.minutes * 60_000;
 while (Date.now() < until && faults.length < 20) {
   for (const target of targets) {
@@ -380,6 +383,7 @@ function costOf(name: string, piece: Buffer): number {
   );
   return stdout === '' ? Number.POSITIVE_INFINITY : Number(stdout);
 }
+say('the memory of the slowest and the largest');
 let mostMib = 0;
 for (const [name, { slow, large }] of worst) {
   for (const piece of [slow, large]) {
@@ -396,5 +400,5 @@ for (const [name, tally] of [...tallies].toSorted(([a], [b]) => (a < b ? -1 : 1)
   );
 }
 process.stdout.write(`${runs} changed pieces; ${mostMib.toFixed(1)} MiB at most for one\n`);
-for (const fault of faults) process.stderr.write(`${fault}\n`);
+for (const fault of faults) say(fault);
 process.exitCode = faults.length > 0 ? 1 : 0;
