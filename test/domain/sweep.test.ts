@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import * as fc from 'fast-check';
 import { divergences, type VmRecord, volumesWithoutKey } from '../../lib/domain/convergence.ts';
+import type { Denials } from '../../lib/domain/credentials.ts';
 import { assembleFleet } from '../../lib/domain/fleet.ts';
 import type { IsolationItem } from '../../lib/domain/isolation.ts';
 import { parseProfiles } from '../../lib/domain/profiles.ts';
@@ -271,6 +272,45 @@ describe('a sweep', () => {
     const plan = planSweep(records, [], 'enforce', NOW, { profiles, limits: DEFAULT_LIMITS });
     const again = plan.hints.filter((hint) => hint.resync).flatMap((hint) => hint.instanceIds);
     expect(again).toHaveLength(1);
+  });
+
+  describe('drives a VM again for CREDENTIALS_OUTDATED', () => {
+    const contained = converged({
+      operator: anOperator(),
+      isolation: anIsolation({ profile: 'quarantine', definition: 'quarantine' }),
+    });
+    const ended = { ...contained, vm: aVm({ observation: { state: 'terminated' } }) };
+    const denials = (instanceIds: readonly string[], applied = true): Denials => ({
+      denied: instanceIds.map((instanceId) => ({ instanceId, since: NOW.toISOString(), over: null })),
+      left: [],
+      applied,
+      faults: [],
+      changedAt: NOW.toISOString(),
+    });
+    const why = (record: VmRecord, credentials?: Parameters<typeof planSweep>[5]) => {
+      const plan = planSweep(fleet(record), [], 'enforce', NOW, undefined, credentials);
+      return plan.diverged.get(VM_ID) ?? [];
+    };
+
+    test.each<[string, VmRecord, Denials | undefined]>([
+      ['that is contained, and nobody was ever denied', contained, undefined],
+      ['that is contained, and others are denied', contained, denials(['i-00000002'])],
+      ['that is denied, and not seen so in every role', contained, denials([VM_ID], false)],
+      ['that was given back, and is denied', converged(), denials([VM_ID])],
+    ])('%s', (_, record, stands) => {
+      expect(why(record, { denials: stands })).toEqual(['CREDENTIALS_OUTDATED']);
+      const [hint] = planSweep(fleet(record), [], 'enforce', NOW, undefined, { denials: stands }).hints;
+      expect(hint).toEqual({ instanceIds: [VM_ID], resync: true });
+    });
+
+    test.each<[string, VmRecord, Parameters<typeof planSweep>[5]]>([
+      ['that is denied in every role', contained, { denials: denials([VM_ID]) }],
+      ['that is not contained, and not denied', converged(), { denials: denials([], false) }],
+      ['that ended: deny-credentials itself says how long', ended, { denials: denials([VM_ID]) }],
+      ['where nobody asked for that', contained, undefined],
+    ])('and not one %s', (_, record, credentials) => {
+      expect(why(record, credentials)).toEqual([]);
+    });
   });
 
   test('raises the alarm for keys that are overdue by five minutes since the VM was first seen', () => {

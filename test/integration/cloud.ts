@@ -67,6 +67,8 @@ export interface Cloud {
   announced(): readonly Announced[];
   stopListening(): Promise<void>;
   sweep(): Promise<{ hinted: number; diverged: number }>;
+  /** Has refresh-quotas run, as its schedule does every hour. */
+  readQuotas(): Promise<unknown>;
   /** Changes settings of event-source mappings. */
   mapping(settings: Record<string, unknown>, only?: readonly QueueFunction[]): Promise<void>;
   queueAttributes(attributes: Record<string, string>, only?: readonly QueueFunction[]): Promise<void>;
@@ -162,7 +164,7 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
       listens = false;
     };
     cleanups.push(stopListening);
-    const { functions, sweep } = await deployed(emulators, options);
+    const { functions, sweep, quotas } = await deployed(emulators, options);
     const of = (only: readonly QueueFunction[]) => only.map((name) => functions[name]);
 
     const lambda = async (method: string, path: string, body: object): Promise<unknown> => {
@@ -236,6 +238,7 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
       stopListening,
       sweep: async () =>
         (await lambda('POST', `functions/${sweep}/invocations`, {})) as { hinted: number; diverged: number },
+      readQuotas: () => lambda('POST', `functions/${quotas}/invocations`, {}),
       async mapping(settings, only = QUEUE_FUNCTIONS) {
         for (const { mappingId } of of(only))
           await lambda('PUT', `event-source-mappings/${mappingId}`, settings);
@@ -294,7 +297,7 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
 async function deployed(
   emulators: Emulators,
   options: { endpoint: string; region: string; credentials: typeof CREDENTIALS },
-): Promise<{ functions: Record<QueueFunction, Deployed>; sweep: string }> {
+): Promise<{ functions: Record<QueueFunction, Deployed>; sweep: string; quotas: string }> {
   const client = new CloudFormationClient(options);
   const resources: { id: string; physical: string }[] = [];
   for await (const page of paginateListStackResources({ client }, { StackName: STACK })) {
@@ -326,6 +329,7 @@ async function deployed(
       'apply-isolation': of('apply-isolation'),
     },
     sweep: find('SweepFunction'),
+    quotas: find('RefreshQuotasFunction'),
   };
 }
 

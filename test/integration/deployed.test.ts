@@ -10,6 +10,13 @@ import {
   RunInstancesCommand,
   TerminateInstancesCommand,
 } from '@aws-sdk/client-ec2';
+import { PutEventsCommand } from '@aws-sdk/client-eventbridge';
+import {
+  CreateRoleCommand,
+  GetRolePolicyCommand,
+  IAMClient,
+  NoSuchEntityException,
+} from '@aws-sdk/client-iam';
 import { DecryptCommand, KMSClient } from '@aws-sdk/client-kms';
 import { SendMessageBatchCommand, SendMessageCommand } from '@aws-sdk/client-sqs';
 import { marshall } from '@aws-sdk/util-dynamodb';
@@ -21,7 +28,10 @@ import { ACCOUNT, CREDENTIALS, REGION, tpmFolder } from '../../bin/local/emulato
 import { createNetwork, launch, type Network, PLANS, PROTECT_TAG, type VmPlan } from '../../bin/local/vms.ts';
 import { waitingFor } from '../../bin/local/waiting.ts';
 import { divergences } from '../../lib/domain/convergence.ts';
+import { DENIAL_POLICY } from '../../lib/domain/credentials.ts';
 import { type DiskItem, encryptionContext } from '../../lib/domain/disk-key.ts';
+import { nextOperator } from '../../lib/domain/operator.ts';
+import { DEFAULT_LIMITS, QUOTA_PK, QUOTA_SECONDS } from '../../lib/domain/quotas.ts';
 import { signedBytes } from '../../lib/domain/transcript.ts';
 import { missingTools, startSoftwareTpm } from '../world/software-tpm.ts';
 import {
@@ -55,7 +65,7 @@ let stopped = false;
 
 beforeAll(async () => {
   began = Date.now();
-  if (missing === undefined) cloud = await startCloud();
+  if (missing === undefined) cloud = await startCloud({ denyCredentialsOfRoles: 'web' });
 }, 300_000);
 afterAll(async () => {
   await cloud?.stop();
@@ -292,6 +302,70 @@ describe(`${skipped}the deployed stack on the emulators`, () => {
       expect(refusals()).toEqual(expected);
     },
     120_000,
+  );
+
+  deployed(
+    'reads the quotas of security groups, and keeps them for a day',
+    async () => {
+      await expect(cloud.readQuotas()).resolves.toEqual(DEFAULT_LIMITS);
+      const kept = (await cloud.items()).find((item) => item['pk'] === QUOTA_PK);
+      expect(kept).toMatchObject({ ...DEFAULT_LIMITS, version: 1 });
+      expect(kept?.['expiresAt']).toBeGreaterThan(Date.now() / 1000 + QUOTA_SECONDS - 60);
+      const calls = cloud.proxy.calls.filter((call) => call.operation === 'GetServiceQuota');
+      expect(calls).toHaveLength(2);
+    },
+    60_000,
+  );
+
+  deployed(
+    'denies the credentials of a contained VM in the role that is named, and gives them back with it',
+    async () => {
+      const iam = new IAMClient({ endpoint: cloud.emulators.aws, region: REGION, credentials: CREDENTIALS });
+      const denied = async () => {
+        try {
+          const asked = { RoleName: 'web', PolicyName: DENIAL_POLICY };
+          const { PolicyDocument = '' } = await iam.send(new GetRolePolicyCommand(asked));
+          return decodeURIComponent(PolicyDocument);
+        } catch (error) {
+          if (error instanceof NoSuchEntityException) return undefined;
+          throw error;
+        }
+      };
+      try {
+        await iam.send(new CreateRoleCommand({ RoleName: 'web', AssumeRolePolicyDocument: EC2_ALONE }));
+        const { instanceId } = await createLane(cloud, {}, network);
+        const observed = async () => (await cloud.fleet()).get(instanceId);
+        await cloud.until(60, async () => (fencedIn(await observed()) ? undefined : 'not fenced'));
+        expect(await denied()).toBeUndefined();
+
+        await operatorSays(instanceId, 'quarantine');
+        await cloud.until(60, async () => {
+          const { profile, applied } = (await observed())?.isolation ?? {};
+          return profile === 'quarantine' && applied ? undefined : `in ${profile}`;
+        });
+        await cloud.until(60, async () => ((await denied()) === undefined ? 'not denied' : undefined));
+        expect(JSON.parse((await denied()) ?? '')).toMatchObject({
+          Statement: [
+            {
+              Effect: 'Deny',
+              Action: '*',
+              Condition: {
+                ArnEquals: {
+                  'ec2:SourceInstanceARN': [`arn:aws:ec2:${REGION}:${ACCOUNT}:instance/${instanceId}`],
+                },
+              },
+            },
+          ],
+        });
+
+        await operatorSays(instanceId, 'restore');
+        await cloud.until(60, async () => ((await denied()) === undefined ? undefined : 'denied yet'));
+        expect((await observed())?.isolation?.profile).toBe('probation');
+      } finally {
+        iam.destroy();
+      }
+    },
+    180_000,
   );
 
   attesting(
@@ -904,6 +978,38 @@ async function settledOf(
 
 async function dead(name: QueueFunction): Promise<number> {
   return (await cloud.depth(cloud.functions[name].deadLettersUrl)).visible;
+}
+
+/** What a role of instance profiles trusts. */
+const EC2_ALONE = JSON.stringify({
+  Version: '2012-10-17',
+  Statement: [{ Effect: 'Allow', Principal: { Service: 'ec2.amazonaws.com' }, Action: 'sts:AssumeRole' }],
+});
+
+/** Writes what an operator decided of a VM, and announces it, as the command does. */
+async function operatorSays(instanceId: string, what: 'quarantine' | 'restore'): Promise<void> {
+  const decision = { at: new Date().toISOString(), by: `arn:aws:iam::${ACCOUNT}:user/ada`, reason: 'a test' };
+  const before = (await cloud.fleet()).get(instanceId)?.operator;
+  const set = { quarantine: what === 'quarantine' ? decision : undefined };
+  const next = nextOperator(before, { instanceId, what, decision, set });
+  const Item = marshall(
+    { pk: `operator#${instanceId}`, version: (before?.version ?? 0) + 1, ...next },
+    { removeUndefinedValues: true },
+  );
+  await cloud.dynamodb.send(new PutItemCommand({ TableName: cloud.outputs['TableName'], Item }));
+  const answer = await cloud.events.send(
+    new PutEventsCommand({
+      Entries: [
+        {
+          EventBusName: cloud.outputs['BusName'],
+          Source: 'casemate',
+          DetailType: 'Operator Decided',
+          Detail: JSON.stringify({ schemaVersion: 1, instanceId, what, ...decision }),
+        },
+      ],
+    }),
+  );
+  expect(answer.FailedEntryCount ?? 0).toBe(0);
 }
 
 async function post(

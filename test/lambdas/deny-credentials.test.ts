@@ -1,10 +1,13 @@
 import { beforeEach, describe, expect, test } from '@jest/globals';
 import { createHandler } from '../../lambdas/deny-credentials/handler.ts';
+import { createHandler as sweep } from '../../lambdas/sweep/handler.ts';
 import { DENIAL_POLICY, DENIALS_PK, roomFor } from '../../lib/domain/credentials.ts';
 import type { IsolationItem } from '../../lib/domain/isolation.ts';
 import { fakeIam } from '../world/iam.ts';
-import { anIsolation, aVm } from '../world/items.ts';
+import { isolationSettings } from '../world/isolation.ts';
+import { anIsolation, anOperator, aVm } from '../world/items.ts';
 import { CONTEXT, enveloped, sqsEvent } from '../world/recorded.ts';
+import { launch } from '../world/vm.ts';
 import { createWorld, type World } from '../world/world.ts';
 
 const PREFIX = 'arn:aws:ec2:eu-west-1:123456789012:instance/';
@@ -126,6 +129,38 @@ describe('the credentials of a VM that is contained', () => {
     await told(idOf(1));
     expect(iam.calls).toEqual(['GetRolePolicy web', 'GetRolePolicy db']);
   });
+});
+
+test('a sweep finds that the message of a contained VM got lost, and its credentials are denied', async () => {
+  const vm = launch(world, 1);
+  world.stateChange(vm);
+  const pk = `operator#${vm.id}`;
+  world.rows.set(pk, { ...anOperator(), pk, instanceId: vm.id });
+  const looking = sweep({
+    ...world.common(),
+    ec2: world.client,
+    observeQueueUrl: 'https://sqs.eu-west-1.amazonaws.com/123456789012/observe',
+    ...isolationSettings('enforce'),
+    deniesCredentials: true,
+  });
+  // What was announced to nobody: only apply-isolation and the others of the world took it.
+  await world.drain();
+  await world.sweep();
+  await world.drain();
+  await expect(world.sweep()).resolves.toMatchObject({ diverged: 0 });
+  await world.drain();
+  await expect(looking({}, CONTEXT)).resolves.toMatchObject({ diverged: 1 });
+  world.announced.length = 0;
+  await world.drain();
+  // What the sweep had observe-vm say again.
+  const again = world.announced.filter(({ detailType }) => detailType === 'VM Changed');
+  expect(again.map(({ detail }) => detail['instanceId'])).toEqual([vm.id]);
+  await handle(
+    sqsEvent(...again.map(({ detailType, detail }) => enveloped('casemate', detailType, detail))),
+    CONTEXT,
+  );
+  expect(deniedIn('web')).toEqual([`${PREFIX}${vm.id}`]);
+  await expect(looking({}, CONTEXT)).resolves.toMatchObject({ diverged: 0 });
 });
 
 describe('what keeps credentials from being denied', () => {

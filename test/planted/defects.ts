@@ -5,6 +5,8 @@ export interface Defect {
   /** Stands there exactly once. */
   readonly find: string;
   readonly plant: string;
+  /** The suite that catches what histories do not play; histories, unless told. */
+  readonly suite?: string;
 }
 
 const DOMAIN = 'lib/domain/isolation.ts';
@@ -246,5 +248,26 @@ export const DEFECTS: readonly Defect[] = [
     file: DOMAIN,
     find: 'return theirs ? before.groups : null;',
     plant: 'return theirs ? null : null;',
+  },
+  {
+    name: 'credentials of a contained VM are good again once it ended',
+    file: 'lib/domain/credentials.ts',
+    find: 'return ended ? [] : [{ ...one, over }];',
+    plant: 'return ended || over ? [] : [{ ...one, over }];',
+    suite: 'test/lambdas/deny-credentials.test.ts',
+  },
+  {
+    name: 'a sweep does not drive credentials that were not seen denied in every role',
+    file: 'lib/domain/sweep.ts',
+    find: "if (wish === 'deny') return !denied || denials?.applied !== true;",
+    plant: "if (wish === 'deny') return !denied;",
+    suite: 'test/domain/sweep.test.ts',
+  },
+  {
+    name: 'a reading of quotas counts for ever',
+    file: 'lib/domain/quotas.ts',
+    find: 'read.success ? unexpired(read.data, now) : undefined',
+    plant: 'read.success && unexpired(read.data, new Date(0)) ? read.data : undefined',
+    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
 ];

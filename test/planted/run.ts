@@ -1,10 +1,10 @@
 /**
  * `npm run planted`: plants each defect of test/planted/defects.ts alone into a copy of the sources and plays
- * histories against it until one breaks an invariant. Exits 1 when a defect survives, or is not where it was.
+ * histories against it until one breaks an invariant, or runs the suite that is named for it. Exits 1 when a defect survives, or is not where it was.
  *
  *   node test/planted/run.ts [word of a name] …
  */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { DEFECTS, type Defect } from './defects.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
-const SOURCES = ['agent', 'bin', 'lambdas', 'lib', 'policies', 'test', 'package.json'];
+const SOURCES = ['agent', 'bin', 'lambdas', 'lib', 'policies', 'test', 'package.json', 'jest.config.js'];
 /** Fewer than CI plays. */
 const HISTORIES = 3_000;
 
@@ -29,7 +29,7 @@ try {
     const found = await planted(defect);
     if (found.violation === undefined) survived++;
     process.stdout.write(
-      `| ${defect.name} | ${defect.file} | ${found.violation ?? 'SURVIVED'} | ${found.histories} |\n`,
+      `| ${defect.name} | ${defect.file} | ${found.violation ?? 'SURVIVED'} | ${defect.suite ?? found.histories} |\n`,
     );
   }
 } finally {
@@ -42,7 +42,7 @@ interface Hunt {
   readonly violation?: string;
 }
 
-async function planted({ name, file, find, plant }: Defect): Promise<Hunt> {
+async function planted({ name, file, find, plant, suite }: Defect): Promise<Hunt> {
   const path = join(folder, file);
   const sound = readFileSync(path, 'utf8');
   if (sound.split(find).length !== 2) throw new Error(`${name}: not once in ${file}: ${find}`);
@@ -51,7 +51,7 @@ async function planted({ name, file, find, plant }: Defect): Promise<Hunt> {
     sound.replace(find, () => plant),
   );
   try {
-    return await hunt();
+    return await (suite === undefined ? hunt() : failing(suite));
   } finally {
     writeFileSync(path, sound);
   }
@@ -75,4 +75,22 @@ function hunt(): Promise<Hunt> {
       else reject(new Error(`the hunt ended with ${code}`));
     });
   });
+}
+
+/** The first test of a suite that fails in the copy. */
+function failing(suite: string): Hunt {
+  const jest = join(PROJECT, 'node_modules/jest/bin/jest.js');
+  const { stdout } = spawnSync(
+    process.execPath,
+    ['--no-warnings', '--experimental-vm-modules', jest, '--json', '--silent', suite],
+    { cwd: folder, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], maxBuffer: 64 * 1024 * 1024 },
+  );
+  const { testResults } = JSON.parse(stdout) as {
+    testResults: { assertionResults: { status: string; fullName: string }[] }[];
+  };
+  const tests = testResults.flatMap(({ assertionResults }) => assertionResults);
+  // A suite that could not be loaded catches nothing.
+  if (tests.length === 0) throw new Error(`${suite} ran no test`);
+  const failed = tests.find(({ status }) => status === 'failed');
+  return { histories: 0, ...(failed ? { violation: failed.fullName } : {}) };
 }
