@@ -45,8 +45,10 @@ export async function beyondGroups(
   groups: OwnGroups,
 ): Promise<IsolationItem> {
   if (started.mode !== 'enforce') return item;
-  const now = await addresses(deps, started, item, readBack);
-  const cut = await cuts(deps, started, now, readBack, groups);
+  const { item: now, taken } = await addresses(deps, started, item, readBack);
+  // Without its address an interface can be cut, which it would otherwise only be at the next look.
+  const seen = taken && deps.cutTrackedFlows ? await lookAgain(deps, item.instanceId) : readBack;
+  const cut = await cuts(deps, started, now, seen, groups);
   if (!(await standDown(deps, cut))) return cut;
   return storeSteps(
     deps,
@@ -60,11 +62,13 @@ async function addresses(
   started: Started,
   item: IsolationItem,
   readBack: readonly ObservedInterface[],
-): Promise<IsolationItem> {
+): Promise<{ readonly item: IsolationItem; readonly taken: boolean }> {
   const known = item.steps.flatMap((step) => (step.kind === 'elastic-ip' ? [step] : []));
   const quarantined = item.profile === 'quarantine' && item.applied && deps.detachElasticIps;
   // Given back also when taking was turned off meanwhile, but only once the fence itself is where it belongs.
-  if (!quarantined && (known.length === 0 || item.profile === 'quarantine' || !item.applied)) return item;
+  if (!quarantined && (known.length === 0 || item.profile === 'quarantine' || !item.applied)) {
+    return { item, taken: false };
+  }
   const { instanceId } = item;
   const found = await elasticIps(deps.ec2, {
     instanceId,
@@ -96,7 +100,7 @@ async function addresses(
       allocationIds: plan.elsewhere,
     });
   }
-  return storeSteps(deps, planned, steps, elsewhere);
+  return { item: await storeSteps(deps, planned, steps, elsewhere), taken: plan.take.length > 0 };
 }
 
 async function cuts(
@@ -137,7 +141,7 @@ async function cuts(
   );
   const fault = opened.find((outcome) => outcome.status === 'rejected');
   if (fault) started.failures.push(fault.reason);
-  const again = (await interfacesOf(deps.ec2, [item.instanceId])).get(item.instanceId) ?? [];
+  const again = await lookAgain(deps, item.instanceId);
   const closed = opened.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
   const isClosed = (id: string) => {
     const eni = again.find((one) => one.id === id);
@@ -145,6 +149,10 @@ async function cuts(
   };
   const steps = cutsDone(plan.steps, new Set(closed.filter(isClosed)), deps.now());
   return settle(deps, { ...started, item: planned }, again, { steps, reasons: stepReasons(steps) });
+}
+
+async function lookAgain(deps: Deps, instanceId: string): Promise<readonly ObservedInterface[]> {
+  return (await interfacesOf(deps.ec2, [instanceId])).get(instanceId) ?? [];
 }
 
 function storeSteps(

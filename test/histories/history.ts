@@ -249,7 +249,9 @@ export class History {
       },
     });
     if (this.setup.group) {
-      this.world.autoScaling.members.set(vm.id, { group: AUTO_SCALING_GROUP, state: 'Pending:Wait' });
+      // Every other one was in service before there was a hook that holds it: only those can go into standby at once.
+      const state = this.#launched % 2 === 1 ? 'InService' : 'Pending:Wait';
+      this.world.autoScaling.members.set(vm.id, { group: AUTO_SCALING_GROUP, state });
     }
     this.ledger.hand(vm.id, eni.id, eni.groups);
     enrolled(this.world, agentOf(vm.id));

@@ -391,8 +391,8 @@ describe('cutting tracked flows', () => {
 });
 
 describe('Elastic IP addresses', () => {
-  const withAddress = async () => {
-    const [vm] = await start({ detachElasticIps: true });
+  const withAddress = async (more: Partial<IsolationSettings> = {}) => {
+    const [vm] = await start({ detachElasticIps: true, ...more });
     const eni = vm.interfaces[0]?.id ?? '';
     world.addresses.set('eipalloc-1', { allocationId: 'eipalloc-1', interfaceId: eni });
     judged(vm, 'compliant');
@@ -412,6 +412,27 @@ describe('Elastic IP addresses', () => {
     await run(vm);
     expect(address()?.interfaceId).toBe(eni);
     expect(item(vm)).toMatchObject({ profile: 'workload', applied: true, steps: [] });
+  });
+
+  test('that were taken do not keep flows from being cut at once; a public one of the interface does', async () => {
+    const { vm, eni } = await withAddress({ cutTrackedFlows: true });
+    operator(vm);
+    await run(vm);
+    expect(item(vm)).toMatchObject({
+      applied: true,
+      steps: [
+        { kind: 'cut', interfaceId: eni, state: 'done' },
+        { kind: 'elastic-ip', state: 'done' },
+      ],
+    });
+    expect(said()).not.toContain('CUT_REFUSED_PUBLIC');
+
+    const other = await withAddress({ cutTrackedFlows: true });
+    Object.assign(other.vm.interfaces[0] ?? {}, { publicAddress: true });
+    operator(other.vm);
+    await run(other.vm);
+    expect(item(other.vm)).toMatchObject({ steps: [{ kind: 'cut', state: 'refused' }, { state: 'done' }] });
+    expect(said()).toContain('CUT_REFUSED_PUBLIC');
   });
 
   test('that somebody put elsewhere meanwhile stay there, which is said', async () => {
