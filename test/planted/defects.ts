@@ -86,6 +86,7 @@ export const DEFECTS: readonly Defect[] = [
     file: 'lib/domain/sweep.ts',
     find: 'for (const { vpcId } of record.vm.observation.interfaces) healers',
     plant: 'for (const { vpcId } of [record.vm.observation]) healers',
+    suite: 'test/domain/sweep.test.ts',
   },
   {
     name: 'a good posture goes before an operator’s quarantine',

@@ -1,6 +1,7 @@
 /**
  * `npm run planted`: plants each defect of test/planted/defects.ts alone into a copy of the sources and plays
- * histories against it until one breaks an invariant, or runs the suite that is named for it. Exits 1 when a defect survives, or is not where it was.
+ * histories against it until one breaks an invariant, or runs the suite that is named for it. Exits 1 when a defect
+ * survives, or is not where it was.
  *
  *   node test/planted/run.ts [word of a name] …
  */
