@@ -44,6 +44,11 @@ interface Look {
   }[];
 }
 
+/** The groups that an operator named, by interface. */
+type Named = Readonly<Record<string, readonly string[]>>;
+
+const NONE_NAMED: Named = {};
+
 /** What a worker could know when it did something. */
 export interface Sight {
   /** No other worker ran at the same time. */
@@ -55,6 +60,8 @@ export interface Sight {
   readonly right: Map<string, Set<string>>;
   /** VMs that an operator held in quarantine at some moment while it ran. */
   readonly held: Set<string>;
+  /** The groups that operators named while it ran, by VM. */
+  readonly named: Map<string, readonly Named[]>;
   /** It has sent itself a message, to look again. */
   sentLater: boolean;
 }
@@ -123,10 +130,13 @@ export function createLedger(world: World, setup: Setup) {
 
   const vmOf = (interfaceId: string) =>
     [...world.vms.values()].find((vm) => vm.interfaces.some((eni) => eni.id === interfaceId));
-  const namedFor = (vmId: string, interfaceId: string) => {
-    const operator = world.rows.get(`operator#${vmId}`);
-    return (operator?.['workloadGroups'] as { [id: string]: string[] } | undefined)?.[interfaceId] ?? [];
-  };
+  const namedNow = (vmId: string) =>
+    (world.rows.get(`operator#${vmId}`)?.['workloadGroups'] ?? NONE_NAMED) as Named;
+  /** Whether an operator named these groups for an interface, at any time since the worker began. */
+  const isNamed = (groups: readonly string[], vmId: string, interfaceId: string, sight: Sight) =>
+    [...(sight.named.get(vmId) ?? []), namedNow(vmId)].some((named) =>
+      sameSet(groups, named[interfaceId] ?? []),
+    );
   const givable = (originals: readonly string[]) =>
     originals.length > 0 && !originals.some((id) => world.deletedGroups.has(id));
   const notOwn = (groups: readonly string[]) => groups.filter((id) => !own.has(id));
@@ -193,7 +203,7 @@ export function createLedger(world: World, setup: Setup) {
       const fence = fenceIn(setup, row);
       if (!fence) {
         if (record.originals !== null && sameSet(groups, record.originals)) return groups.length > 0;
-        return !givable(record.originals ?? []) && sameSet(groups, namedFor(vm.id, interfaceId));
+        return !givable(record.originals ?? []) && isNamed(groups, vm.id, interfaceId, sight);
       }
       return record.originals !== null && isFence(own, groups, fence, vpcOf(vm, eni));
     });
@@ -344,7 +354,7 @@ export function createLedger(world: World, setup: Setup) {
         const back =
           sameSet(groups, known) ||
           (free && (known.length === 0 || after['mode'] === 'observe')) ||
-          (!givable(known) && sameSet(groups, namedFor(id, record.id)));
+          (!givable(known) && isNamed(groups, id, record.id, sight));
         if (!back) violated(`${record.id}: originals ${known} are forgotten while it has ${groups}`);
       }
     }
@@ -420,6 +430,7 @@ export function createLedger(world: World, setup: Setup) {
       groupsLook: undefined,
       right: new Map(),
       held: new Set(),
+      named: new Map(),
       sentLater: false,
     }),
     /** Somebody puts an Elastic IP address on an interface, or on none. */
@@ -440,6 +451,9 @@ export function createLedger(world: World, setup: Setup) {
         const right = sight.right.get(id) ?? new Set();
         sight.right.set(id, right.add(profileOf(world.rows, id, world.now())));
         if (isHeld(world.rows, id)) sight.held.add(id);
+        const named = namedNow(id);
+        const before = sight.named.get(id) ?? [];
+        if (before.at(-1) !== named) sight.named.set(id, [...before, named]);
       }
       checkStep(name, input, sight);
       if (name === 'ModifyNetworkInterfaceAttribute') checkChange(input, sight);
