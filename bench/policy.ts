@@ -89,27 +89,19 @@ const floor = () =>
     preparsedPolicySetId: 'bench',
   });
 
-interface Time {
-  readonly wall: number;
-  readonly cpu: number;
-}
-
-/** Of each call alone, in microseconds. CPU beside wall: the slowest calls by wall are those of a busy machine. */
-function times(run: () => unknown): readonly Time[] {
-  const all: Time[] = [];
+/** Of each call alone, in microseconds. */
+function times(run: () => unknown): readonly number[] {
+  const all: number[] = [];
   for (let i = 0; i < ROUNDS; i++) {
-    const cpu = process.threadCpuUsage();
     const began = performance.now();
     run();
-    const wall = (performance.now() - began) * 1000;
-    const { user, system } = process.threadCpuUsage(cpu);
-    all.push({ wall, cpu: user + system });
+    all.push((performance.now() - began) * 1000);
   }
   return all;
 }
 
 const all = Object.entries(decisions);
-const measured = new Map<string, Time[]>();
+const measured = new Map<string, number[]>();
 for (const [, decide] of all) times(decide); // warm
 times(floor);
 // In turns, so that a busy machine is as busy for each.
@@ -118,7 +110,7 @@ for (let turn = 0; turn < 4; turn++) {
     measured.set(name, [...(measured.get(name) ?? []), ...times(run)]);
   }
 }
-const of = (name: string, what: keyof Time = 'wall') => (measured.get(name) ?? []).map((time) => time[what]);
+const of = (name: string) => measured.get(name) ?? [];
 const items: Item[] = [];
 for (const [name, decide] of all) {
   const { allowed, errors } = decide();
@@ -130,7 +122,6 @@ for (const [name, decide] of all) {
   items.push(
     item(`policy.${name}.p50`, median(microseconds), 'µs', { other, bar: BAR }),
     item(`policy.${name}.p99`, quantile(microseconds, 0.99), 'µs'),
-    item(`policy.${name}.p99-cpu`, quantile(of(name, 'cpu'), 0.99), 'µs CPU'),
     item(`policy.${name}.rate`, Math.round(1e6 / mean), 'decisions/s'),
   );
   say(
