@@ -29,7 +29,7 @@ import { bundleAgent } from '../bin/package/bundle.ts';
 import { PROJECT, REGION } from './deployed.ts';
 import { type Item, item, type PartResult, print, say } from './measuring.ts';
 
-/** Once, in the first minutes after its start, V8 collects and gives back memory, for 40 to 80 ms: no rate of a minute. */
+/** Once in the first minutes after its start it takes 40 to 80 ms, as its memory shrinks: that is no rate of a minute. */
 const SECONDS = Number(process.argv[2] ?? 240);
 const BAR_RSS = { of: 'value', max: 70 } as const;
 const BAR_CPU = { of: 'value', max: 0.1 } as const;

@@ -200,14 +200,14 @@ function faultOf(
     return `the schema declares no ${action} of a ${type}`;
   }
   return (
-    of('principal', misfit(attributesOf(vm), vmType)) ??
-    of('principal', misfitOfTags(vm.tags)) ??
-    of('resource', misfit(resource, resourceType)) ??
-    of('context', misfit(context, question.context))
+    faultAt('principal', misfit(attributesOf(vm), vmType)) ??
+    faultAt('principal', misfitOfTags(vm.tags)) ??
+    faultAt('resource', misfit(resource, resourceType)) ??
+    faultAt('context', misfit(context, question.context))
   );
 }
 
-function of(variable: string, fault: string | undefined): string | undefined {
+function faultAt(variable: string, fault: string | undefined): string | undefined {
   return fault && `${variable}${fault}`;
 }
 
