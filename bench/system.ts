@@ -10,7 +10,7 @@ import type { Vm } from '../test/system/vm.ts';
 import { type Item, item, median, print, say } from './measuring.ts';
 
 const ROUNDS = 5;
-const COPY_ROUNDS = 3;
+const COPY_ROUNDS = 5;
 const BARS = { open: { of: 'ratio', max: 1 }, copy: { of: 'ratio', max: 1 } } as const;
 const COMMAND_SECONDS = 600;
 
@@ -105,7 +105,7 @@ async function main(): Promise<void> {
   if (missing) return print({ skipped: missing });
   const site = await startSite();
   try {
-    const launched = await launchVm(site, { name: 'bench', volumes: [{}, {}] });
+    const launched = await launchVm(site, { name: 'bench', volumes: [{}, {}], processors: 2 });
     const [ours = '', theirs = ''] = launched.volumeIds;
     const vm = await launched.boot();
     try {

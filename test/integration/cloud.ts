@@ -60,7 +60,7 @@ export interface Cloud {
   /** Every item of the table. */
   items(): Promise<readonly Record<string, unknown>[]>;
   /** Starts EC2's own events; none flow before. */
-  feed(): Feed;
+  feed(everyMs?: number): Feed;
   /** EC2's own event, put by hand where a test wants exactly one. */
   stateChange(instanceIds: readonly string[], state: string): Promise<void>;
   /** Every event of both buses so far. */
@@ -205,8 +205,8 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
         }
         return found;
       },
-      feed() {
-        const feed = startFeed(ec2, events, (error) => listening.note(error));
+      feed(everyMs) {
+        const feed = startFeed(ec2, events, (error) => listening.note(error), everyMs);
         let running = true;
         const stopFeed = async () => {
           if (running) await feed.stop();

@@ -9,8 +9,6 @@ const IMAGE = 'bitlk-aes-xts-128';
 /** A volume that Windows made, and what opens it. */
 export interface BitLockerSample {
   readonly recoveryPassword: string;
-  /** Well formed, and of another volume. */
-  readonly wrongPassword: string;
   /** Of the opened device. */
   readonly sha256: string;
   /** Writes the image in place of a file. */
@@ -29,7 +27,6 @@ export function findBitLocker(): BitLockerSample | undefined {
   };
   return {
     recoveryPassword: setting(IMAGE, 'RP'),
-    wrongPassword: setting('bitlk-aes-xts-256', 'RP'),
     sha256: setting(IMAGE, 'SHA256SUM'),
     async unpackTo(file) {
       const script = 'tar -xJOf "$1" "$2.img" | dd of="$3" bs=1M conv=sparse iflag=fullblock status=none';

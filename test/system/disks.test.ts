@@ -4,6 +4,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { cryptsetup, forge } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
+import { describeRotation } from './rotation.ts';
 import {
   agent,
   type CloudVm,
@@ -18,6 +19,7 @@ import {
 import {
   close,
   diskItem,
+  diskStatus,
   expectClosed,
   HEADER_BYTES,
   headerOf,
@@ -28,7 +30,6 @@ import {
   operator,
   plaintextKey,
   SLOW,
-  statusOf,
   verdict,
   volumeFile,
 } from './steps.ts';
@@ -54,6 +55,15 @@ afterAll(async () => {
   await site?.stop();
 }, 60_000);
 
+async function bootForTheFirstTime(): Promise<void> {
+  vm = await first.boot();
+  // Whatever runs cryptsetup from now on is written down with its arguments and its environment.
+  await vm.ok('watch-cryptsetup');
+  await startAgents(vm);
+  await mounted(vm);
+  await vm.ok(`echo kept > ${MOUNT}/file && sync`);
+}
+
 /** Paths of files that have half a megabyte together, or of one that has more. */
 function batchesOf(files: readonly { readonly bytes: number; readonly path: string }[]): string[][] {
   const batches: string[][] = [];
@@ -70,18 +80,16 @@ function batchesOf(files: readonly { readonly bytes: number; readonly path: stri
 }
 
 describe('the first boot', () => {
+  let status: Awaited<ReturnType<typeof diskStatus>>;
+
   inVm(
     `${skipped}enrols, formats, opens and mounts the disk, and says how it stands`,
     async () => {
-      vm = await first.boot();
-      // Whatever runs cryptsetup from now on is written down with its arguments and its environment.
-      await vm.ok('watch-cryptsetup');
-      await startAgents(vm);
-      await mounted(vm);
+      await bootForTheFirstTime();
       const [mount = ''] = (await vm.ok(`findmnt -n -o FSTYPE,OPTIONS ${MOUNT}`)).split('\n');
       expect(mount).toMatch(/^ext4 .*\bnosuid,nodev\b/);
-      await vm.ok(`echo kept > ${MOUNT}/file && sync`);
-      expect(await statusOf(vm, volume)).toMatchObject({
+      status = await diskStatus(vm);
+      expect(status.get(volume)).toMatchObject({
         open: true,
         mountedAt: MOUNT,
         generations: [{ generation: 1, state: 'active' }],
@@ -91,16 +99,9 @@ describe('the first boot', () => {
     2 * SLOW,
   );
 
-  inVm(
-    `${skipped}leaves its root volume alone, and says so`,
-    async () => {
-      expect(await statusOf(vm, first.machine.rootVolumeId)).toMatchObject({
-        notCovered: 'ROOT_VOLUME',
-        open: false,
-      });
-    },
-    SLOW,
-  );
+  inVm(`${skipped}leaves its root volume alone, and says so`, () => {
+    expect(status.get(first.machine.rootVolumeId)).toMatchObject({ notCovered: 'ROOT_VOLUME', open: false });
+  });
 
   inVm(
     `${skipped}has its key in no argument, environment, file, message, item or log`,
@@ -297,4 +298,9 @@ describe('a header that was tampered with', () => {
     },
     SLOW,
   );
+});
+
+describeRotation(async () => {
+  if (!vm) await bootForTheFirstTime(); // it is run alone
+  return { site, cloudVm: first, vm, volume };
 });

@@ -36,7 +36,7 @@ describe('the packaged agent in a VM', () => {
     const machine = await makeMachine(folder, kernel, image, {
       rootVolumeId: 'vol-0a1b2c3d4e5f60719',
       volumes: [
-        { id: DATA, mib: 160 },
+        { id: DATA, mib: 64 },
         { id: SWAP, mib: 64 },
       ],
       tpm: false,
@@ -107,8 +107,8 @@ describe('the packaged agent in a VM', () => {
       await vm.ok(`device=$(device-of ${DATA})
         head -c 64 /dev/urandom > /run/key
         cryptsetup open --type plain --cipher aes-xts-plain64 --key-size 512 --key-file /run/key $device data
-        truncate -s 150M /root/image.raw
-        head -c 5M /dev/urandom | dd of=/root/image.raw bs=1M seek=70 conv=notrunc 2> /dev/null
+        truncate -s 60M /root/image.raw
+        head -c 5M /dev/urandom | dd of=/root/image.raw bs=1M seek=30 conv=notrunc 2> /dev/null
         qemu-img convert -c -f raw -O qcow2 /root/image.raw /root/image.qcow2`);
       const { stderr } = await vm.run(
         `casemate-agent disk ingest /root/image.qcow2 --to $(device-of ${DATA}) --yes`,
@@ -118,8 +118,8 @@ describe('the packaged agent in a VM', () => {
         'casemate-agent disk ingest /root/image.qcow2 --to /dev/mapper/data --yes --json',
         240,
       );
-      expect(JSON.parse(json) as IngestResult).toMatchObject({ format: 'qcow2', bytes: 150 * 2 ** 20 });
-      await vm.ok('cmp -n $((150 * 1048576)) /root/image.raw /dev/mapper/data', 120);
+      expect(JSON.parse(json) as IngestResult).toMatchObject({ format: 'qcow2', bytes: 60 * 2 ** 20 });
+      await vm.ok('cmp -n $((60 * 1048576)) /root/image.raw /dev/mapper/data', 120);
     },
     SLOW,
   );
@@ -136,6 +136,41 @@ describe('the packaged agent in a VM', () => {
       const mounted = await vm.run(`${ingest} --replace ext4`, 120);
       expect([mounted.status, mounted.stderr]).toEqual([1, expect.stringContaining('INGEST_TARGET_BUSY')]);
       await vm.ok('umount /mnt/data && e2fsck -fn /dev/mapper/data');
+    },
+    SLOW,
+  );
+
+  inVm(
+    `${skipped}says so when the volume vanishes in mid-write, and copies the image when it is back`,
+    async () => {
+      const ingest = 'casemate-agent disk ingest /root/dense.raw --to /dev/mapper/data --yes --json';
+      const { status, stderr } = await vm.run(
+        `device=$(device-of ${DATA})
+        pci=$(readlink -f /sys/block/\${device##*/}/device/device)
+        target=dm-$(dmsetup info -c --noheadings -o minor data)
+        written() { while read -r _ _ name _ _ _ _ _ _ sectors _; do [ "$name" = "$target" ] && echo $sectors; done < /proc/diskstats; }
+        head -c 48M /dev/urandom > /root/dense.raw
+        before=$(written)
+        ${ingest} --replace ext4 > /run/ingest.out 2> /run/ingest.err & agent=$!
+        # 16 MiB of it.
+        while [ $(written) -lt $((before + 32768)) ]; do sleep 0.1; done
+        echo 1 > $pci/remove
+        wait $agent; status=$?
+        cat /run/ingest.err >&2
+        exit $status`,
+        240,
+      );
+      expect([status, stderr]).toEqual([1, expect.stringContaining('INGEST_TARGET_FAILED')]);
+      const json = await vm.ok(
+        `cryptsetup close data
+        echo 1 > /sys/bus/pci/rescan
+        for try in $(seq 100); do device=$(device-of ${DATA} 2> /dev/null) && break; sleep 0.1; done
+        cryptsetup open --type plain --cipher aes-xts-plain64 --key-size 512 --key-file /run/key $device data
+        ${ingest}`,
+        240,
+      );
+      expect(JSON.parse(json) as IngestResult).toMatchObject({ bytes: 48 * 2 ** 20 });
+      await vm.ok('cmp -n $((48 * 1048576)) /root/dense.raw /dev/mapper/data', 120);
     },
     SLOW,
   );

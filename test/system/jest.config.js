@@ -2,14 +2,15 @@ import { fileURLToPath } from 'node:url';
 import base from '../../jest.config.js';
 
 /**
- * Real VMs: `npm run test:system`. One suite after the other: two VMs of two processors each on two processors
- * starved each other until their kernels reported lock-ups.
+ * Real VMs: `npm run test:system`. Each suite has one VM of one processor at a time, and waits for it now and then:
+ * three of them keep two processors busy. Two VMs of two processors each starved each other until their kernels
+ * reported lock-ups.
  */
 export default {
   ...base,
   rootDir: fileURLToPath(new URL('../..', import.meta.url)),
   testMatch: ['<rootDir>/test/system/**/*.test.ts'],
   testPathIgnorePatterns: ['/node_modules/'],
-  maxWorkers: 1,
+  maxWorkers: 3,
   testTimeout: 120_000,
 };

@@ -19,6 +19,9 @@ const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** EBS volumes of `launch`; sparse files here. */
 const VOLUME_MIB = 20 * 1024;
 
+/** EC2's own events take seconds, too; looking for them costs the processors that the VMs need. */
+const FEED_EVERY_MS = 1000;
+
 /** The embedded cloud on this machine, and what VMs beside it are made of. */
 export interface Site {
   readonly cloud: Cloud;
@@ -46,9 +49,9 @@ export interface CloudVm {
 export interface LaunchPlan {
   readonly name: string;
   readonly tpm?: boolean;
+  readonly processors?: number;
   /** The data volumes, by their tags. */
   readonly volumes: readonly Readonly<Record<string, string>>[];
-  readonly reportIntervalSeconds?: number;
   /** Another VM that is off: this one has a copy of its root volume. */
   readonly clonedFrom?: CloudVm;
 }
@@ -62,7 +65,7 @@ export async function startSite(settings: Readonly<Record<string, string>> = {})
   try {
     const image = await ensureRootImage(kernel, await buildPackage(folder), {});
     const network = await createNetwork(cloud.ec2);
-    cloud.feed();
+    cloud.feed(FEED_EVERY_MS);
     const tap = await startTap(cloud.emulators.aws);
     return {
       cloud,
@@ -124,6 +127,7 @@ export async function launchVm(site: Site, plan: LaunchPlan): Promise<CloudVm> {
     rootVolumeId: root.id,
     volumes: volumeIds.map((id) => ({ id, mib: VOLUME_MIB })),
     tpm: plan.tpm ?? false,
+    ...(plan.processors ? { processors: plan.processors } : {}),
     ...(plan.clonedFrom ? { clonedFrom: plan.clonedFrom.machine } : {}),
   });
   return {
@@ -132,7 +136,7 @@ export async function launchVm(site: Site, plan: LaunchPlan): Promise<CloudVm> {
     machine,
     async boot({ pipelineAway = false, init = 'script' } = {}) {
       const vm = await boot(machine, init);
-      await configure(vm, site, instanceId, plan.reportIntervalSeconds ?? 5);
+      await configure(vm, site, instanceId);
       // The metadata service is on the VM's own host: it is there whatever else is not.
       const metadata = portOf(cloud.metadata.endpointOf(instanceId));
       await vm.openWayOut(metadata, metadata);
@@ -144,19 +148,15 @@ export async function launchVm(site: Site, plan: LaunchPlan): Promise<CloudVm> {
 }
 
 /** What user data would write, and the credentials of the instance's role. */
-async function configure(
-  vm: Vm,
-  site: Site,
-  instanceId: string,
-  reportIntervalSeconds: number,
-): Promise<void> {
+async function configure(vm: Vm, site: Site, instanceId: string): Promise<void> {
   const { cloud } = site;
   const config = {
     region: REGION,
     apiUrl: cloud.apiUrl,
     busName: cloud.outputs['BusName'] ?? '',
     metadataEndpoint: cloud.metadata.endpointOf(instanceId),
-    reportIntervalSeconds,
+    // Each report, and each look at the disks, is a second or two of an emulated processor.
+    reportIntervalSeconds: 20,
     evidenceIntervalSeconds: 30,
   };
   const environment = Object.entries(awsEnvironment(cloud.emulators))
@@ -193,7 +193,7 @@ export async function startAgents(vm: Vm): Promise<void> {
 export async function stopAgents(vm: Vm): Promise<void> {
   await vm.ok(`rm -f /run/agents
     for process in /proc/[0-9]*; do
-      case $(tr '\\0' ' ' < $process/cmdline) in */casemate/bin/node*) kill \${process#/proc/};; esac
+      [ $process/exe -ef /usr/lib/casemate/bin/node ] && kill \${process#/proc/}
     done 2> /dev/null; true`);
 }
 

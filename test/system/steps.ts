@@ -26,13 +26,12 @@ export async function eventually(vm: Vm, command: string, seconds = 120): Promis
 
 export const mounted = (vm: Vm) => eventually(vm, `findmnt ${MOUNT}`);
 
-export async function statusOf(vm: Vm, volumeId: string): Promise<VolumeStatus> {
+/** Of all volumes, by their ids. */
+export async function diskStatus(vm: Vm): Promise<ReadonlyMap<string, VolumeStatus>> {
   // It ends with 1 where a volume has a problem.
   const { stdout, stderr } = await vm.run(agent('disk status --json'), 300);
   if (stdout === '') throw new Error(stderr);
-  const found = (JSON.parse(stdout) as VolumeStatus[]).find((each) => each.volumeId === volumeId);
-  if (!found) throw new Error(`no status of ${volumeId}: ${stdout}`);
-  return found;
+  return new Map((JSON.parse(stdout) as VolumeStatus[]).map((each) => [each.volumeId, each]));
 }
 
 /** Opens one volume by hand. */
@@ -98,7 +97,11 @@ export async function operator({ cloud, folder }: Site, ...args: string[]): Prom
 
 /** Waits until the pipeline's verdict on a VM is this one. */
 export const verdict = (site: Site, cloudVm: CloudVm, wanted: string, seconds = 60) =>
-  site.cloud.until(seconds, async () => {
-    const posture = (await cloudVm.record())?.posture;
-    return posture?.verdict === wanted ? undefined : `not ${wanted}: ${posture?.reasons}`;
-  });
+  site.cloud.until(
+    seconds,
+    async () => {
+      const posture = (await cloudVm.record())?.posture;
+      return posture?.verdict === wanted ? undefined : `not ${wanted}: ${posture?.reasons}`;
+    },
+    1000,
+  );

@@ -31,6 +31,7 @@ import {
   SLOW,
   volumeFile,
 } from './steps.ts';
+import { describeTpm, quotesDemanded } from './tpm.ts';
 import type { Vm } from './vm.ts';
 
 /** How long the pipeline is away at boot. */
@@ -47,7 +48,7 @@ let volume: string;
 
 beforeAll(async () => {
   if (missing) return;
-  site = await startSite();
+  site = await startSite(quotesDemanded());
   first = await launchVm(site, { name: 'first', volumes: [MOUNTED] });
   volume = first.volumeIds[0] ?? '';
 }, 900_000);
@@ -63,8 +64,8 @@ describe('a boot by systemd', () => {
       // The image has the configuration before anything of Casemate runs.
       vm = await first.boot({ pipelineAway: true });
       await vm.shutDown();
-      vm = await first.boot({ init: 'systemd', pipelineAway: true });
       const back = Date.now() + AWAY_MS;
+      vm = await first.boot({ init: 'systemd', pipelineAway: true });
       await eventually(vm, 'systemctl is-active systemd-user-sessions.service');
       await eventually(vm, 'journalctl -u casemate-disks | grep "waiting for disks.*unreachable"');
       expect(vm.console()).toContain('waiting for disks');
@@ -124,6 +125,7 @@ describe('another VM', () => {
     writeFileSync(join(keysFolder, 'cloned.json'), cloned);
     writeFileSync(join(keysFolder, 'own.json'), await vm.ok('cat /var/lib/casemate/agent-key.json'));
   }, 3 * SLOW);
+  afterAll(() => vm?.pullPlug(), 60_000);
 
   /** A stranger who knows the protocol, with a key from this VM's root volume. */
   function stranger(keyFile: string): Caller {
@@ -206,3 +208,5 @@ END
     SLOW,
   );
 });
+
+describeTpm(() => site);

@@ -18,6 +18,6 @@ hostname casemate-vm
 dash /usr/lib/casemate-test/network.sh
 # Whoever ends while nobody waits is this process's to reap: dash does so while it waits for control.sh.
 while :; do
-  dash /usr/lib/casemate-test/control.sh
+  busybox ash /usr/lib/casemate-test/control.sh
   sleep 0.2
 done
