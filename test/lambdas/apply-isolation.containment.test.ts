@@ -447,6 +447,29 @@ describe('Elastic IP addresses', () => {
     expect(item(vm)).toMatchObject({ steps: [] });
   });
 
+  test('whose interface is detached are given back once it is attached again', async () => {
+    const [vm] = await start({ detachElasticIps: true }, 1, {
+      interfaces: [
+        { id: 'eni-00000001', groups: ORIGINALS },
+        { id: 'eni-00000002', groups: ORIGINALS },
+      ],
+    });
+    const address = { allocationId: 'eipalloc-1', interfaceId: 'eni-00000002' as string | undefined };
+    world.addresses.set('eipalloc-1', address);
+    judged(vm, 'compliant');
+    operator(vm);
+    await run(vm);
+    const [detached] = vm.interfaces.splice(1);
+    operator(vm, { quarantine: undefined });
+    await run(vm);
+    expect(address.interfaceId).toBeUndefined();
+    expect(item(vm)).toMatchObject({ steps: [{ kind: 'elastic-ip', interfaceId: 'eni-00000002' }] });
+    if (detached) vm.interfaces.push(detached);
+    await run(vm);
+    expect(address.interfaceId).toBe('eni-00000002');
+    expect(item(vm)).toMatchObject({ steps: [] });
+  });
+
   test('are known wherever the worker dies: nothing that was taken is forgotten', async () => {
     for (let n = 1; n < 30; n++) {
       const { vm, eni, address } = await withAddress();

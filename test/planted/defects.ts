@@ -61,6 +61,7 @@ export const DEFECTS: readonly Defect[] = [
     file: DOMAIN,
     find: 'applied &&= readBack.every((eni) => records.some((record) => record.id === eni.id));',
     plant: '',
+    suite: 'test/domain/isolation.test.ts',
   },
   {
     name: 'still contained is said of a VM whose new interface could not be',
@@ -99,12 +100,14 @@ export const DEFECTS: readonly Defect[] = [
     file: DOMAIN,
     find: 'const standing = standingVerdict(posture, now);',
     plant: 'const standing = posture ?? standingVerdict(posture, now);',
+    suite: 'test/domain/isolation.test.ts',
   },
   {
     name: 'an item is written whatever version it has',
     file: 'lambdas/aws/dynamodb.ts',
     find: "ConditionExpression: 'version = :read',",
     plant: "ConditionExpression: '(version > :read OR version = :read)',",
+    suite: 'test/lambdas/aws.test.ts',
   },
   {
     name: 'a requester-managed interface is changed',
@@ -153,6 +156,7 @@ export const DEFECTS: readonly Defect[] = [
     file: BEYOND,
     find: "if (!deps.cutTrackedFlows || (item.profile === 'quarantine' && !item.applied)) return item;",
     plant: 'if (!deps.cutTrackedFlows) return item;',
+    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
   {
     name: 'an Elastic IP address is taken before it is recorded',
@@ -165,6 +169,7 @@ export const DEFECTS: readonly Defect[] = [
     file: STEPS,
     find: 'steps: [...others, ...waiting],',
     plant: 'steps: [...others, ...waiting.slice(waiting.length)],',
+    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
   {
     name: 'an Elastic IP address of another service is taken',
@@ -177,6 +182,7 @@ export const DEFECTS: readonly Defect[] = [
     file: 'lib/domain/convergence.ts',
     find: 'if (hasStepsLeft(isolation.steps, isolation.profile, vm.observation.interfaces))',
     plant: 'if (hasStepsLeft([], isolation.profile, vm.observation.interfaces))',
+    suite: 'test/domain/sweep.test.ts',
   },
   {
     name: 'a VM is contained only when its Auto Scaling group answers',
@@ -207,12 +213,14 @@ export const DEFECTS: readonly Defect[] = [
     file: HOLD_BACK,
     find: 'if (!state || state === before.get(scope)) return;',
     plant: 'if (state || !state) return;',
+    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
   {
     name: 'what observe mode decided counts as contained',
     file: GUARD,
     find: "if (!before || (before.mode === 'observe' && before.profile === 'quarantine')) return 'probation';",
     plant: "if (!before) return 'probation';",
+    suite: 'test/domain/guard.test.ts',
   },
   {
     name: 'policy contains a protected VM',
