@@ -120,6 +120,7 @@ export const DEFECTS: readonly Defect[] = [
     file: 'lib/domain/convergence.ts',
     find: "else if (mode === 'enforce' && !isolation.applied) found.push('PROFILE_NOT_APPLIED');",
     plant: '',
+    suite: 'test/domain/sweep.test.ts',
   },
   {
     name: 'interfaces are changed in observe mode',
@@ -207,6 +208,7 @@ export const DEFECTS: readonly Defect[] = [
     file: HOLD_BACK,
     find: 'else if (isContainment(fence, before)) containments.push(fencing);',
     plant: 'else void isContainment;',
+    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
   {
     name: 'what a guard admitted is not stored',
@@ -233,12 +235,14 @@ export const DEFECTS: readonly Defect[] = [
     file: GUARD,
     find: "return place < enforcement.share ? 'enforce' : 'observe';",
     plant: "return place < 2 ? 'enforce' : 'observe';",
+    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
   {
     name: 'what was taken beyond the share is not given back',
     file: GUARD,
     find: "if (vm.by === 'operator' || taken) return 'enforce';",
     plant: "if (vm.by === 'operator') return 'enforce';\n  void taken;",
+    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
   {
     name: 'whoever edits a tag moves a VM into the segment of another tenant',
@@ -257,6 +261,7 @@ export const DEFECTS: readonly Defect[] = [
     file: DOMAIN,
     find: 'return theirs ? before.groups : null;',
     plant: 'return theirs ? null : null;',
+    suite: 'test/domain/isolation.test.ts',
   },
   {
     name: 'credentials of a contained VM are good again once it ended',
