@@ -4,6 +4,7 @@ import {
   fenced,
   fenceIn,
   GUARD_SECONDS,
+  isBeyondShare,
   isFence,
   isHeld,
   isProtected,
@@ -152,6 +153,9 @@ export function createLedger(world: World, setup: Setup) {
     return [...before, ...all.filter((version) => version.at >= sight.began)].map((version) => version.row);
   };
 
+  /** VMs that an operator ever held in quarantine: what was taken from them then is theirs to be fenced with. */
+  const everHeld = new Set<string>();
+
   /** How often people changed an interface's groups lately, the last time included. */
   const edits = (interfaceId: string) =>
     (byHand.get(interfaceId) ?? []).filter(
@@ -196,6 +200,9 @@ export function createLedger(world: World, setup: Setup) {
     const fencing = groups.some((id) => own.has(id)) && !segment;
     if (fencing && isProtected(setup, world.rows, vm.id) && !sight.held.has(vm.id)) {
       violated(`${interfaceId} of a protected VM gets ${groups} by policy`);
+    }
+    if (fencing && isBeyondShare(setup, vm.id) && !everHeld.has(vm.id)) {
+      violated(`${interfaceId} of a VM beyond the share gets ${groups} by policy`);
     }
     const planned = seen.filter((row) => {
       const record = records(row).find((each) => each.id === interfaceId);
@@ -450,7 +457,10 @@ export function createLedger(world: World, setup: Setup) {
       for (const id of world.vms.keys()) {
         const right = sight.right.get(id) ?? new Set();
         sight.right.set(id, right.add(profileOf(world.rows, id, world.now())));
-        if (isHeld(world.rows, id)) sight.held.add(id);
+        if (isHeld(world.rows, id)) {
+          sight.held.add(id);
+          everHeld.add(id);
+        }
         const named = namedNow(id);
         const before = sight.named.get(id) ?? [];
         if (before.at(-1) !== named) sight.named.set(id, [...before, named]);

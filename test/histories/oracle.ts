@@ -92,11 +92,14 @@ export const isProtected = (setup: Setup, rows: Rows, id: string): boolean =>
 export const isHeld = (rows: Rows, id: string): boolean =>
   rows.get(`operator#${id}`)?.['quarantine'] !== undefined;
 
+/** Whether only the rest of the fleet is enforced. */
+export const isBeyondShare = (setup: Setup, id: string): boolean =>
+  createHash('sha256').update(id).digest().readUInt32BE(0) / 2 ** 32 >= setup.share;
+
 /** The modes that are right for a VM: what was given back may stay marked so until the next sweep. */
 export function modesOf(setup: Setup, mode: Mode, rows: Rows, id: string): readonly Mode[] {
   if (mode === 'observe') return ['observe'];
-  const place = createHash('sha256').update(id).digest().readUInt32BE(0) / 2 ** 32;
-  if (place < setup.share || isHeld(rows, id) || taken(rows, id)) return ['enforce'];
+  if (!isBeyondShare(setup, id) || isHeld(rows, id) || taken(rows, id)) return ['enforce'];
   return rows.get(`isolation#${id}`)?.['profile'] === 'workload' ? ['observe', 'enforce'] : ['observe'];
 }
 

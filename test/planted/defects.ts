@@ -235,7 +235,6 @@ export const DEFECTS: readonly Defect[] = [
     file: GUARD,
     find: "return place < enforcement.share ? 'enforce' : 'observe';",
     plant: "return place < 2 ? 'enforce' : 'observe';",
-    suite: 'test/lambdas/apply-isolation.containment.test.ts',
   },
   {
     name: 'what was taken beyond the share is not given back',
