@@ -38,7 +38,7 @@ export interface MachinePlan {
   readonly rootVolumeId: string;
   readonly volumes: readonly { readonly id: string; readonly mib: number }[];
   readonly tpm: boolean;
-  /** One, unless told: TCG emulates it a third faster than one of two. */
+  /** One, unless told, which leaves others to other VMs. */
   readonly processors?: number;
   /** Another VM's root volume that this one starts as a copy of; that VM is off. */
   readonly clonedFrom?: Machine;
