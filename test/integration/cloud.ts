@@ -5,7 +5,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { CloudFormationClient, paginateListStackResources } from '@aws-sdk/client-cloudformation';
 import { DynamoDBClient, paginateScan } from '@aws-sdk/client-dynamodb';
 import { EC2Client } from '@aws-sdk/client-ec2';
-import { EventBridgeClient, PutEventsCommand } from '@aws-sdk/client-eventbridge';
+import {
+  DisableRuleCommand,
+  EventBridgeClient,
+  ListRulesCommand,
+  PutEventsCommand,
+} from '@aws-sdk/client-eventbridge';
 import {
   DeleteMessageBatchCommand,
   GetQueueAttributesCommand,
@@ -66,6 +71,8 @@ export interface Cloud {
   /** Every event of both buses so far. */
   announced(): readonly Announced[];
   stopListening(): Promise<void>;
+  /** From here on the scheduled functions run when a test says so, and at no time of their own. */
+  endSchedules(): Promise<void>;
   sweep(): Promise<{ hinted: number; diverged: number }>;
   /** Has refresh-quotas run, as its schedule does every hour. */
   readQuotas(): Promise<unknown>;
@@ -236,6 +243,12 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
               .map((line) => JSON.parse(line) as Announced)
           : [],
       stopListening,
+      async endSchedules() {
+        const { Rules = [] } = await events.send(new ListRulesCommand({}));
+        const scheduled = Rules.filter((rule) => Boolean(rule.ScheduleExpression));
+        if (scheduled.length === 0) throw new Error('nothing was deployed with a schedule');
+        for (const { Name } of scheduled) await events.send(new DisableRuleCommand({ Name }));
+      },
       sweep: async () =>
         (await lambda('POST', `functions/${sweep}/invocations`, {})) as { hinted: number; diverged: number },
       readQuotas: () => lambda('POST', `functions/${quotas}/invocations`, {}),
