@@ -3,9 +3,10 @@
  * same VM and with the same PBKDF settings; an image into an opened volume, beside dd and qemu-img; what a volume
  * costs on the disk-key CMK.
  */
+import { type Cloud, startCloud } from '../test/integration/cloud.ts';
 import { findProgram } from '../test/system/image.ts';
 import { missingForVms } from '../test/system/prerequisites.ts';
-import { agent, launchVm, type Site, startSite } from '../test/system/site.ts';
+import { agent, FEED_EVERY_MS, launchVm, type Site, startSite } from '../test/system/site.ts';
 import type { Vm } from '../test/system/vm.ts';
 import { type Item, item, median, print, say } from './measuring.ts';
 
@@ -93,8 +94,8 @@ async function measureCopying(vm: Vm, volumeId: string): Promise<readonly Item[]
 }
 
 /** Of one disk from launch to its first mount. */
-function keyCalls({ cloud }: Site, disk: string): Item {
-  const calls = cloud.proxy.calls.filter(
+function keyCalls({ proxy }: Cloud, disk: string): Item {
+  const calls = proxy.calls.filter(
     ({ operation, body }) => /^(GenerateDataKey|Decrypt|ReEncrypt)/.test(operation) && body.includes(disk),
   );
   return item('kms-calls', calls.length, 'calls', { bar: { of: 'value', max: 2 } });
@@ -103,20 +104,23 @@ function keyCalls({ cloud }: Site, disk: string): Item {
 async function main(): Promise<void> {
   const missing = missingForVms();
   if (missing) return print({ skipped: missing });
-  const site = await startSite();
+  const cloud = await startCloud();
+  let site: Site | undefined;
   try {
+    cloud.feed(FEED_EVERY_MS);
+    site = await startSite(cloud);
     const launched = await launchVm(site, { name: 'bench', volumes: [{}, {}], processors: 2 });
     const [ours = '', theirs = ''] = launched.volumeIds;
     const vm = await launched.boot();
     try {
       say(`booted in ${vm.bootSeconds} s`);
       await vm.ok(`${agent('enrol')} && casemate-agent report`, COMMAND_SECONDS);
-      await site.cloud.until(120, async () =>
+      await cloud.until(120, async () =>
         (await launched.record())?.posture?.verdict === 'compliant' ? undefined : 'not compliant',
       );
       await vm.ok(agent(`disk open ${ours}`), COMMAND_SECONDS);
       const disk = (await launched.record())?.disks.get(ours)?.disk ?? '';
-      const items = [keyCalls(site, disk)];
+      const items = [keyCalls(cloud, disk)];
       say('opening');
       if (findProgram('clevis') && findProgram('jose'))
         items.push(...(await measureOpening(vm, ours, theirs)));
@@ -127,7 +131,8 @@ async function main(): Promise<void> {
       await vm.pullPlug();
     }
   } finally {
-    await site.stop();
+    await site?.stop();
+    await cloud.stop();
   }
 }
 

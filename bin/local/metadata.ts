@@ -7,10 +7,14 @@ import type { IdentityIssuer } from './identity-issuer.ts';
 
 /** The instance metadata services of all VMs of the embedded cloud, each under a path of its own. */
 export interface MetadataServer {
+  readonly origin: string;
   /** What an agent of this VM has as its metadata endpoint. */
   endpointOf(instanceId: string): string;
   stop(): Promise<void>;
 }
+
+/** Where the metadata service of one VM is. */
+export const metadataEndpoint = (origin: string, instanceId: string) => `${origin}/vm/${instanceId}`;
 
 const TOKEN_TTL_HEADER = 'x-aws-ec2-metadata-token-ttl-seconds';
 const TOKEN_HEADER = 'x-aws-ec2-metadata-token';
@@ -72,8 +76,10 @@ export async function startMetadata(
     server.listen(0, '127.0.0.1', resolve);
   });
   const { port } = server.address() as AddressInfo;
+  const origin = `http://127.0.0.1:${port}`;
   return {
-    endpointOf: (instanceId) => `http://127.0.0.1:${port}/vm/${instanceId}`,
+    origin,
+    endpointOf: (instanceId) => metadataEndpoint(origin, instanceId),
     stop: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

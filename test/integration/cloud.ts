@@ -27,7 +27,7 @@ import { type Feed, startFeed } from '../../bin/local/ec2-feed.ts';
 import { ACCOUNT, CREDENTIALS, type Emulators, REGION, startEmulators } from '../../bin/local/emulators.ts';
 import { startEventLog } from '../../bin/local/event-log.ts';
 import { createIdentityIssuer } from '../../bin/local/identity-issuer.ts';
-import { type MetadataServer, startMetadata } from '../../bin/local/metadata.ts';
+import { type MetadataServer, metadataEndpoint, startMetadata } from '../../bin/local/metadata.ts';
 import { runToEnd } from '../../bin/local/process.ts';
 import { ensurePython } from '../../bin/local/python.ts';
 import { findInstance } from '../../bin/local/vms.ts';
@@ -44,32 +44,56 @@ export interface Deployed {
   readonly mappingId: string;
 }
 
-/** The embedded cloud with the deployed stack, and the proxy between the functions and AWS. */
-export interface Cloud {
+/** Where a cloud is, for whatever process looks at it. */
+export interface CloudAddress {
   readonly folder: string;
+  readonly emulators: Pick<Emulators, 'aws' | 'ec2' | 'tpms'>;
+  readonly outputs: Outputs;
+  readonly metadata: Pick<MetadataServer, 'origin'>;
+}
+
+/** The embedded cloud with the deployed stack, as it looks from beside it. */
+export interface CloudView extends CloudAddress {
+  readonly metadata: Omit<MetadataServer, 'stop'>;
+  readonly ec2: EC2Client;
+  readonly apiUrl: string;
+  fleet(): Promise<ReadonlyMap<string, VmRecord>>;
+  /** Every item of the table. */
+  items(): Promise<readonly Record<string, unknown>[]>;
+  /** Every event of both buses so far. */
+  announced(): readonly Announced[];
+  /**
+   * Waits for a condition.
+   *
+   * @param missing says what is still missing, or undefined when nothing is
+   * @param everyMs how often to ask: reading the table costs the emulator what the functions need too
+   */
+  until(
+    seconds: number,
+    missing: () => Promise<string | undefined> | string | undefined,
+    everyMs?: number,
+  ): Promise<void>;
+  /** Ends what looks, and leaves the cloud as it is. */
+  close(): void;
+}
+
+/** The embedded cloud of this process, and the proxy between the functions and AWS. */
+export interface Cloud extends CloudView {
   readonly python: string;
   /** The emulators themselves: what tests and agents talk to. */
   readonly emulators: Emulators;
-  readonly outputs: Outputs;
   readonly metadata: MetadataServer;
   readonly proxy: AwsProxy;
-  readonly ec2: EC2Client;
   readonly dynamodb: DynamoDBClient;
   readonly sqs: SQSClient;
   readonly events: EventBridgeClient;
   readonly functions: Readonly<Record<QueueFunction, Deployed>>;
   readonly rejectedUrl: string;
-  readonly apiUrl: string;
   readonly seconds: Readonly<Record<string, number>>;
-  fleet(): Promise<ReadonlyMap<string, VmRecord>>;
-  /** Every item of the table. */
-  items(): Promise<readonly Record<string, unknown>[]>;
   /** Starts EC2's own events; none flow before. */
   feed(everyMs?: number): Feed;
   /** EC2's own event, put by hand where a test wants exactly one. */
   stateChange(instanceIds: readonly string[], state: string): Promise<void>;
-  /** Every event of both buses so far. */
-  announced(): readonly Announced[];
   stopListening(): Promise<void>;
   /** From here on the scheduled functions run when a test says so, and at no time of their own. */
   endSchedules(): Promise<void>;
@@ -84,17 +108,6 @@ export interface Cloud {
   /** Takes every message out of a queue. */
   take(url: string): Promise<readonly Message[]>;
   purge(url: string): Promise<void>;
-  /**
-   * Waits for a condition.
-   *
-   * @param missing says what is still missing, or undefined when nothing is
-   * @param everyMs how often to ask: reading the table costs the emulator what the functions need too
-   */
-  until(
-    seconds: number,
-    missing: () => Promise<string | undefined> | string | undefined,
-    everyMs?: number,
-  ): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -117,6 +130,57 @@ export async function missingPrerequisite(): Promise<string | undefined> {
     rmSync(folder, { recursive: true, force: true });
   }
 }
+
+/** @param died rejects when the cloud ends by itself, where that can be told */
+export function viewCloud(
+  address: CloudAddress,
+  died: Promise<never> = new Promise(() => undefined),
+): CloudView {
+  const { folder, emulators, outputs, metadata } = address;
+  const options = { endpoint: emulators.aws, region: REGION, credentials: CREDENTIALS };
+  const ec2 = new EC2Client({ ...options, endpoint: emulators.ec2 });
+  const dynamodb = new DynamoDBClient(options);
+  const tableName = outputs['TableName'] ?? '';
+  const log = eventLogOf(folder);
+  return {
+    folder,
+    emulators,
+    outputs,
+    metadata: { ...metadata, endpointOf: (instanceId) => metadataEndpoint(metadata.origin, instanceId) },
+    ec2,
+    apiUrl: `${emulators.aws}/restapis/${outputs['ApiId']}/v1/_user_request_`,
+    fleet: () => readFleet({ dynamodb, tableName }),
+    async items() {
+      const found: Record<string, unknown>[] = [];
+      const scan = { TableName: tableName, ConsistentRead: true };
+      for await (const page of paginateScan({ client: dynamodb }, scan)) {
+        for (const row of page.Items ?? []) found.push(unmarshall(row));
+      }
+      return found;
+    },
+    announced: () =>
+      existsSync(log)
+        ? readFileSync(log, 'utf8')
+            .split('\n')
+            .filter((line) => line !== '')
+            .map((line) => JSON.parse(line) as Announced)
+        : [],
+    async until(most, missing, everyMs = 400) {
+      const deadline = Date.now() + most * 1000;
+      for (;;) {
+        const open = await missing();
+        if (open === undefined) return;
+        if (Date.now() > deadline) throw new Error(`after ${most} s still: ${open}`);
+        await Promise.race([sleep(everyMs), died]);
+      }
+    },
+    close() {
+      for (const client of [ec2, dynamodb]) client.destroy();
+    },
+  };
+}
+
+const eventLogOf = (folder: string) => join(folder, 'events.jsonl');
 
 /** @param settings of the deployment, as docs/deploy.md names them */
 export async function startCloud(settings: Readonly<Record<string, string>> = {}): Promise<Cloud> {
@@ -154,17 +218,17 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
     );
 
     const options = { endpoint: emulators.aws, region: REGION, credentials: CREDENTIALS };
-    const ec2 = new EC2Client({ ...options, endpoint: emulators.ec2 });
     const dynamodb = new DynamoDBClient(options);
     const sqs = new SQSClient(options);
     const events = new EventBridgeClient(options);
-    cleanups.push(() => {
-      for (const client of [ec2, dynamodb, sqs, events]) client.destroy();
-    });
-    const metadata = await startMetadata(issuer, (id) => findInstance(ec2, id));
+    const metadata = await startMetadata(issuer, (id) => findInstance(view.ec2, id));
     cleanups.push(() => metadata.stop());
-    const log = join(folder, 'events.jsonl');
-    const listening = await startEventLog(emulators, outputs, log);
+    const view = viewCloud({ folder, emulators, outputs, metadata }, emulators.died);
+    cleanups.push(() => {
+      for (const client of [dynamodb, sqs, events]) client.destroy();
+      view.close();
+    });
+    const listening = await startEventLog(emulators, outputs, eventLogOf(folder));
     let listens = true;
     const stopListening = async () => {
       if (listens) await listening.stop();
@@ -189,31 +253,19 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
     };
 
     const cloud: Cloud = {
-      folder,
+      ...view,
       python,
       emulators,
-      outputs,
       metadata,
       proxy: between,
-      ec2,
       dynamodb,
       sqs,
       events,
       functions,
       rejectedUrl: outputs['RejectedQueueUrl'] ?? '',
-      apiUrl: `${emulators.aws}/restapis/${outputs['ApiId']}/v1/_user_request_`,
       seconds,
-      fleet: () => readFleet({ dynamodb, tableName: outputs['TableName'] ?? '' }),
-      async items() {
-        const found: Record<string, unknown>[] = [];
-        const scan = { TableName: outputs['TableName'] ?? '', ConsistentRead: true };
-        for await (const page of paginateScan({ client: dynamodb }, scan)) {
-          for (const row of page.Items ?? []) found.push(unmarshall(row));
-        }
-        return found;
-      },
       feed(everyMs) {
-        const feed = startFeed(ec2, events, (error) => listening.note(error), everyMs);
+        const feed = startFeed(view.ec2, events, (error) => listening.note(error), everyMs);
         let running = true;
         const stopFeed = async () => {
           if (running) await feed.stop();
@@ -235,13 +287,6 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
           if (answer.FailedEntryCount) throw new Error('the bus did not take an event');
         }
       },
-      announced: () =>
-        existsSync(log)
-          ? readFileSync(log, 'utf8')
-              .split('\n')
-              .filter((line) => line !== '')
-              .map((line) => JSON.parse(line) as Announced)
-          : [],
       stopListening,
       async endSchedules() {
         const { Rules = [] } = await events.send(new ListRulesCommand({}));
@@ -287,15 +332,6 @@ export async function startCloud(settings: Readonly<Record<string, string>> = {}
         }
       },
       purge: async (url) => void (await sqs.send(new PurgeQueueCommand({ QueueUrl: url }))),
-      async until(most, missing, everyMs = 400) {
-        const deadline = Date.now() + most * 1000;
-        for (;;) {
-          const open = await missing();
-          if (open === undefined) return;
-          if (Date.now() > deadline) throw new Error(`after ${most} s still: ${open}`);
-          await Promise.race([sleep(everyMs), emulators.died]);
-        }
-      },
       stop,
     };
     // Six minutes on AWS, where nobody waits for a test: what lost a race of two workers comes back sooner.

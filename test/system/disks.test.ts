@@ -4,7 +4,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { cryptsetup, forge } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
-import { describeRotation } from './rotation.ts';
+import { sharedCloud } from './shared-cloud/ask.ts';
 import {
   agent,
   type CloudVm,
@@ -17,6 +17,7 @@ import {
   stopInstance,
 } from './site.ts';
 import {
+  bootToMount,
   close,
   diskItem,
   diskStatus,
@@ -46,7 +47,7 @@ let volume: string;
 
 beforeAll(async () => {
   if (missing) return;
-  site = await startSite();
+  site = await startSite(await sharedCloud());
   first = await launchVm(site, { name: 'first', volumes: [MOUNTED] });
   volume = first.volumeIds[0] ?? '';
 }, 900_000);
@@ -54,15 +55,6 @@ afterAll(async () => {
   await vm?.pullPlug();
   await site?.stop();
 }, 60_000);
-
-async function bootForTheFirstTime(): Promise<void> {
-  vm = await first.boot();
-  // Whatever runs cryptsetup from now on is written down with its arguments and its environment.
-  await vm.ok('watch-cryptsetup');
-  await startAgents(vm);
-  await mounted(vm);
-  await vm.ok(`echo kept > ${MOUNT}/file && sync`);
-}
 
 /** Paths of files that have half a megabyte together, or of one that has more. */
 function batchesOf(files: readonly { readonly bytes: number; readonly path: string }[]): string[][] {
@@ -85,7 +77,7 @@ describe('the first boot', () => {
   inVm(
     `${skipped}enrols, formats, opens and mounts the disk, and says how it stands`,
     async () => {
-      await bootForTheFirstTime();
+      vm = await bootToMount(first);
       const [mount = ''] = (await vm.ok(`findmnt -n -o FSTYPE,OPTIONS ${MOUNT}`)).split('\n');
       expect(mount).toMatch(/^ext4 .*\bnosuid,nodev\b/);
       status = await diskStatus(vm);
@@ -298,9 +290,4 @@ describe('a header that was tampered with', () => {
     },
     SLOW,
   );
-});
-
-describeRotation(async () => {
-  if (!vm) await bootForTheFirstTime(); // it is run alone
-  return { site, cloudVm: first, vm, volume };
 });

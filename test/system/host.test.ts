@@ -1,8 +1,4 @@
-import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { IngestResult } from '../../agent/ingest/ingest.ts';
 import type { SwapOutcome } from '../../agent/swap/encrypt.ts';
@@ -12,7 +8,6 @@ import { ensureKernel, ensureRootImage } from './image.ts';
 import { missingForVms } from './prerequisites.ts';
 import { boot, makeMachine, type Vm } from './vm.ts';
 
-const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 const DATA = 'vol-0b1c2d3e4f5061729';
 const SWAP = 'vol-0c1d2e3f405162739';
 
@@ -29,10 +24,8 @@ describe('the packaged agent in a VM', () => {
 
   beforeAll(async () => {
     if (missing) return;
-    const packaging = [join(PROJECT, 'bin/package.ts'), '--only', 'deb', '--out', folder];
-    const { stdout } = await promisify(execFile)(process.execPath, packaging, { cwd: PROJECT });
     const kernel = await ensureKernel();
-    const image = await ensureRootImage(kernel, stdout.trim(), {});
+    const image = await ensureRootImage(kernel);
     const machine = await makeMachine(folder, kernel, image, {
       rootVolumeId: 'vol-0a1b2c3d4e5f60719',
       volumes: [

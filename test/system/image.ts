@@ -16,6 +16,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -24,6 +25,7 @@ import { withLock } from '../../agent/lock.ts';
 /** Kernels and root volumes that were made once; .gitignore names it. */
 const CACHE = fileURLToPath(new URL('../../.local/system', import.meta.url));
 const GUEST = fileURLToPath(new URL('./guest', import.meta.url));
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Something that a VM needs cannot be had on this machine; the message says what to do. */
 export class ImageError extends Error {
@@ -198,40 +200,44 @@ function kernelIn(folder: string): Kernel {
   return { file: join(folder, 'boot', `vmlinuz-${release}`), release, modules };
 }
 
-/**
- * Makes the root volume, or finds the one that was made of the very same files.
- *
- * @param agentPackage .deb of the agent, installed the way dpkg unpacks it
- * @param files more files, by their path in the VM
- */
-export async function ensureRootImage(
-  kernel: Kernel,
-  agentPackage: string | undefined,
-  files: Readonly<Record<string, string>>,
-): Promise<RootImage> {
-  const copied = new Map([...(await programsWithLibraries()), ...Object.entries(files)]);
+/** Makes the root volume with the agent installed, or finds the one that was made of the very same files. */
+export async function ensureRootImage(kernel: Kernel): Promise<RootImage> {
+  const programs = await programsWithLibraries();
   const hash = createHash('sha256').update(`${kernel.release} ${ROOT_MIB}\n`);
-  for (const [to, from] of copied) {
+  for (const [to, from] of programs) {
     const { size, mtimeMs } = statSync(from);
     hash.update(`${to} ${from} ${size} ${mtimeMs}\n`);
   }
   for (const name of filesIn(GUEST)) hash.update(name).update(readFileSync(join(GUEST, name)));
   hash.update((await run('dpkg-query', ['-W', 'systemd', 'udev', 'dmsetup'])).stdout);
   hash.update(readFileSync(fileURLToPath(import.meta.url)));
-  if (agentPackage) hash.update(readFileSync(agentPackage));
-  const file = join(CACHE, `root-${hash.digest('hex').slice(0, 24)}.img`);
-  await once(async () => {
-    if (existsSync(file)) utimesSync(file, new Date(), new Date());
-    else await makeRootImage(file, kernel, copied, agentPackage);
-  });
-  return { file, partUuid: ROOT_PARTITION };
+  const folder = mkdtempSync(join(tmpdir(), 'casemate-deb-'));
+  try {
+    const agentPackage = await buildPackage(folder);
+    hash.update(readFileSync(agentPackage));
+    const file = join(CACHE, `root-${hash.digest('hex').slice(0, 24)}.img`);
+    await once(async () => {
+      if (existsSync(file)) utimesSync(file, new Date(), new Date());
+      else await makeRootImage(file, kernel, programs, agentPackage);
+    });
+    return { file, partUuid: ROOT_PARTITION };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** The agent as it is installed on VMs: the path of its .deb. */
+async function buildPackage(folder: string): Promise<string> {
+  const packaging = [join(PROJECT, 'bin/package.ts'), '--only', 'deb', '--out', folder];
+  const { stdout } = await run(process.execPath, packaging, { cwd: PROJECT });
+  return stdout.trim();
 }
 
 async function makeRootImage(
   file: string,
   kernel: Kernel,
   copied: ReadonlyMap<string, string>,
-  agentPackage: string | undefined,
+  agentPackage: string,
 ): Promise<void> {
   const folder = mkdtempSync(join(CACHE, 'making-'));
   try {
@@ -241,16 +247,13 @@ async function makeRootImage(
     mkdirSync(join(tree, 'usr/lib/modules'), { recursive: true });
     await run('cp', ['-a', join(kernel.modules, kernel.release), join(tree, 'usr/lib/modules')]);
     // Without its scripts: there is no service manager in this VM to tell.
-    if (agentPackage) {
-      await run('dpkg', ['-x', agentPackage, tree]);
-      const node = join(tree, 'usr/lib/casemate/bin/node');
-      await plantLibraries(tree, [node]);
-      // As the package's own script does it.
-      const units = readdirSync(join(tree, 'usr/lib/systemd/system')).filter((name) =>
-        /^casemate-.*\.service$/.test(name),
-      );
-      await run('systemctl', [`--root=${tree}`, 'enable', ...units]);
-    }
+    await run('dpkg', ['-x', agentPackage, tree]);
+    await plantLibraries(tree, [join(tree, 'usr/lib/casemate/bin/node')]);
+    // As the package's own script does it.
+    const units = readdirSync(join(tree, 'usr/lib/systemd/system')).filter((name) =>
+      /^casemate-.*\.service$/.test(name),
+    );
+    await run('systemctl', [`--root=${tree}`, 'enable', ...units]);
     const made = join(folder, 'root.img');
     await writeDisk(made, tree);
     forgetUnused();

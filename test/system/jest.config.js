@@ -11,6 +11,9 @@ export default {
   rootDir: fileURLToPath(new URL('../..', import.meta.url)),
   testMatch: ['<rootDir>/test/system/**/*.test.ts'],
   testPathIgnorePatterns: ['/node_modules/'],
+  globalSetup: '<rootDir>/test/system/shared-cloud/setup.js',
+  globalTeardown: '<rootDir>/test/system/shared-cloud/teardown.js',
+  testSequencer: '<rootDir>/test/system/longest-first.js',
   maxWorkers: 3,
   testTimeout: 120_000,
 };

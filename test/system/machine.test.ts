@@ -1,7 +1,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { removeAtEnd } from '../../bin/local/process.ts';
 import { probeResult } from '../../lib/domain/fact.ts';
@@ -9,7 +8,6 @@ import { ensureKernel, ensureRootImage } from './image.ts';
 import { missingForVms } from './prerequisites.ts';
 import { boot, makeMachine, type Vm } from './vm.ts';
 
-const PROBE = fileURLToPath(new URL('../../native/build/casemate-probe', import.meta.url));
 const VOLUME = 'vol-0b1c2d3e4f5061728';
 const SWAP = 'vol-0c1d2e3f405162738';
 
@@ -26,7 +24,7 @@ describe('a VM', () => {
   beforeAll(async () => {
     if (missing) return;
     const kernel = await ensureKernel();
-    const image = await ensureRootImage(kernel, undefined, { '/usr/bin/casemate-probe': PROBE });
+    const image = await ensureRootImage(kernel);
     const machine = await makeMachine(folder, kernel, image, {
       rootVolumeId: 'vol-0a1b2c3d4e5f60718',
       volumes: [

@@ -1,30 +1,25 @@
-import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { CreateTagsCommand, StartInstancesCommand, StopInstancesCommand } from '@aws-sdk/client-ec2';
 import { awsEnvironment, REGION } from '../../bin/local/emulators.ts';
 import { removeAtEnd } from '../../bin/local/process.ts';
 import { createNetwork, findInstance, launch, type Network } from '../../bin/local/vms.ts';
 import type { VmRecord } from '../../lib/domain/convergence.ts';
-import { type Cloud, startCloud } from '../integration/cloud.ts';
+import type { CloudView } from '../integration/cloud.ts';
 import { ensureKernel, ensureRootImage, type Kernel, type RootImage } from './image.ts';
 import { startTap, type Tap } from './tap.ts';
 import { boot, type Init, type Machine, makeMachine, type Vm } from './vm.ts';
-
-const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 
 /** EBS volumes of `launch`; sparse files here. */
 const VOLUME_MIB = 20 * 1024;
 
 /** EC2's own events take seconds, too; looking for them costs the processors that the VMs need. */
-const FEED_EVERY_MS = 1000;
+export const FEED_EVERY_MS = 1000;
 
-/** The embedded cloud on this machine, and what VMs beside it are made of. */
+/** A network of VMs beside the embedded cloud on this machine, and what they are made of. */
 export interface Site {
-  readonly cloud: Cloud;
+  readonly cloud: CloudView;
   readonly network: Network;
   readonly kernel: Kernel;
   readonly image: RootImage;
@@ -56,46 +51,26 @@ export interface LaunchPlan {
   readonly clonedFrom?: CloudVm;
 }
 
-/** @param settings of the deployment, as docs/deploy.md names them */
-export async function startSite(settings: Readonly<Record<string, string>> = {}): Promise<Site> {
+/** @param cloud with EC2's own events flowing; it outlives the site */
+export async function startSite(cloud: CloudView): Promise<Site> {
   const folder = mkdtempSync(join(tmpdir(), 'casemate-site-'));
   removeAtEnd(folder);
   const kernel = await ensureKernel();
-  const cloud = await startCloud(settings);
-  try {
-    const image = await ensureRootImage(kernel, await buildPackage(folder), {});
-    const network = await createNetwork(cloud.ec2);
-    cloud.feed(FEED_EVERY_MS);
-    const tap = await startTap(cloud.emulators.aws);
-    return {
-      cloud,
-      network,
-      kernel,
-      image,
-      folder,
-      tap,
-      async stop() {
-        await tap.stop();
-        await cloud.stop();
-        rmSync(folder, { recursive: true, force: true });
-      },
-    };
-  } catch (error) {
-    await cloud.stop();
-    throw error;
-  }
-}
-
-/** The agent as it is installed on VMs. */
-async function buildPackage(folder: string): Promise<string> {
-  const out = join(folder, 'package');
-  mkdirSync(out);
-  await promisify(execFile)(process.execPath, ['bin/package.ts', '--only', 'deb', '--out', out], {
-    cwd: PROJECT,
-  });
-  const [name] = readdirSync(out).filter((file) => file.endsWith('.deb'));
-  if (!name) throw new Error('npm run package made no .deb');
-  return join(out, name);
+  const image = await ensureRootImage(kernel);
+  const network = await createNetwork(cloud.ec2);
+  const tap = await startTap(cloud.emulators.aws);
+  return {
+    cloud,
+    network,
+    kernel,
+    image,
+    folder,
+    tap,
+    async stop() {
+      await tap.stop();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
 }
 
 /** Launches an instance in scope, and lays out the VM behind it; it is off. */

@@ -6,7 +6,7 @@ import type { VolumeStatus } from '../../agent/disks/status.ts';
 import { awsEnvironment, CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
 import { runToEnd } from '../../bin/local/process.ts';
 import type { DiskItem } from '../../lib/domain/disk-key.ts';
-import { agent, type CloudVm, type Site } from './site.ts';
+import { agent, type CloudVm, type Site, startAgents } from './site.ts';
 import type { Machine, Vm } from './vm.ts';
 
 export const MOUNT = '/srv/data';
@@ -25,6 +25,19 @@ export async function eventually(vm: Vm, command: string, seconds = 120): Promis
 }
 
 export const mounted = (vm: Vm) => eventually(vm, `findmnt ${MOUNT}`);
+
+/**
+ * Boots a VM for the first time, up to the mounted disk with a file on it that says "kept". Whatever runs cryptsetup is
+ * written down with its arguments and its environment.
+ */
+export async function bootToMount(cloudVm: CloudVm): Promise<Vm> {
+  const vm = await cloudVm.boot();
+  await vm.ok('watch-cryptsetup');
+  await startAgents(vm);
+  await mounted(vm);
+  await vm.ok(`echo kept > ${MOUNT}/file && sync`);
+  return vm;
+}
 
 /** Of all volumes, by their ids. */
 export async function diskStatus(vm: Vm): Promise<ReadonlyMap<string, VolumeStatus>> {

@@ -10,6 +10,7 @@ import { loadOrCreateKey } from '../../agent/key.ts';
 import { ACCOUNT, CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
 import { opens } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
+import { sharedCloud } from './shared-cloud/ask.ts';
 import {
   agent,
   type CloudVm,
@@ -31,7 +32,6 @@ import {
   SLOW,
   volumeFile,
 } from './steps.ts';
-import { describeTpm, quotesDemanded } from './tpm.ts';
 import type { Vm } from './vm.ts';
 
 /** How long the pipeline is away at boot. */
@@ -48,7 +48,7 @@ let volume: string;
 
 beforeAll(async () => {
   if (missing) return;
-  site = await startSite(quotesDemanded());
+  site = await startSite(await sharedCloud());
   first = await launchVm(site, { name: 'first', volumes: [MOUNTED] });
   volume = first.volumeIds[0] ?? '';
 }, 900_000);
@@ -208,5 +208,3 @@ END
     SLOW,
   );
 });
-
-describeTpm(() => site);

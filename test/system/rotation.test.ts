@@ -1,8 +1,9 @@
-import { beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { metadata, opens } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
-import { agent, type CloudVm, type Site, stopAgents } from './site.ts';
-import { diskItem, MOUNT, open, plaintextKey, SLOW, volumeFile } from './steps.ts';
+import { sharedCloud } from './shared-cloud/ask.ts';
+import { agent, type CloudVm, launchVm, type Site, startSite, stopAgents } from './site.ts';
+import { bootToMount, diskItem, MOUNT, MOUNTED, open, plaintextKey, SLOW, volumeFile } from './steps.ts';
 import type { Fate } from './tap.ts';
 import type { Vm } from './vm.ts';
 
@@ -10,20 +11,26 @@ const missing = missingForVms();
 const inVm = missing ? test.skip : test;
 const skipped = missing ? `skipped: ${missing}: ` : '';
 
-/** A VM whose first data volume is open, mounted, and has a file `file` that says "kept". */
-export interface Kept {
-  readonly site: Site;
-  readonly cloudVm: CloudVm;
-  readonly vm: Vm;
-  readonly volume: string;
-}
-
-/** Kills the agent of a VM, in which cryptsetup is watched, at each step of a rotation. */
-export function describeRotation(kept: () => Promise<Kept>): void {
+// One rotation each: an agent that is killed is started again, goes on with what the one before left, and is killed.
+describe('a rotation whose agent is killed', () => {
   let site: Site;
   let cloudVm: CloudVm;
   let vm: Vm;
   let volume: string;
+
+  beforeAll(async () => {
+    if (missing) return;
+    site = await startSite(await sharedCloud());
+    cloudVm = await launchVm(site, { name: 'rotation', volumes: [MOUNTED] });
+    volume = cloudVm.volumeIds[0] ?? '';
+    vm = await bootToMount(cloudVm);
+    await stopAgents(vm);
+    await vm.ok(agent('report'), 300);
+  }, 2 * SLOW);
+  afterAll(async () => {
+    await vm?.pullPlug();
+    await site?.stop();
+  }, 60_000);
 
   /** What the agent is started with: a rotation, or what it does at any start. */
   type Command = `disk rotate ${string}` | `disk open ${string}`;
@@ -94,55 +101,45 @@ export function describeRotation(kept: () => Promise<Kept>): void {
     expect(await vm.ok(`cat ${MOUNT}/file`)).toBe('kept\n');
   }
 
-  // One rotation each: an agent that is killed is started again, goes on with what the one before left, and is killed.
-  describe('a rotation whose agent is killed', () => {
-    beforeAll(async () => {
-      if (missing) return;
-      ({ site, cloudVm, vm, volume } = await kept());
-      await stopAgents(vm);
-      await vm.ok(agent('report'), 300);
-    }, SLOW);
-
-    const atRequest: readonly [string, string, Fate['kind']][] = [
-      ['before the pipeline hears of it', '/rotations', 'lost'],
-      ['when the next generation was issued', '/rotations', 'unanswered'],
-      ['before it is confirmed', '/confirmations', 'lost'],
-      ['when it was confirmed, and nobody said so', '/confirmations', 'unanswered'],
-      ['before its header is backed up', '/headers', 'lost'],
-    ];
-    for (const [when, path, kind] of atRequest) {
-      inVm(
-        `${skipped}${when} locks nobody out`,
-        async () => {
-          const command = path === '/rotations' ? 'rotate' : 'open';
-          await killed(`disk ${command} ${volume}`, { path, kind });
-          await opensWithAReleasableKey();
-        },
-        SLOW,
-      );
-    }
+  const atRequest: readonly [string, string, Fate['kind']][] = [
+    ['before the pipeline hears of it', '/rotations', 'lost'],
+    ['when the next generation was issued', '/rotations', 'unanswered'],
+    ['before it is confirmed', '/confirmations', 'lost'],
+    ['when it was confirmed, and nobody said so', '/confirmations', 'unanswered'],
+    ['before its header is backed up', '/headers', 'lost'],
+  ];
+  for (const [when, path, kind] of atRequest) {
     inVm(
-      `${skipped}at its requests is brought to its end`,
+      `${skipped}${when} locks nobody out`,
       async () => {
-        await settles();
-        // Nobody reports meanwhile, and what was reported grows old.
-        await vm.ok(agent('report'), 300);
+        const command = path === '/rotations' ? 'rotate' : 'open';
+        await killed(`disk ${command} ${volume}`, { path, kind });
+        await opensWithAReleasableKey();
       },
       SLOW,
     );
+  }
+  inVm(
+    `${skipped}at its requests is brought to its end`,
+    async () => {
+      await settles();
+      // Nobody reports meanwhile, and what was reported grows old.
+      await vm.ok(agent('report'), 300);
+    },
+    SLOW,
+  );
 
-    // The new key, its name, a recovery key, its name; then, once confirmed, each old keyslot and its name.
-    for (const afterChange of [1, 2, 3, 4, 5, 6, 7]) {
-      inVm(
-        `${skipped}after change ${afterChange} of its header locks nobody out`,
-        async () => {
-          const command = afterChange === 1 ? 'rotate' : 'open';
-          await killed(`disk ${command} ${volume}`, { afterChange });
-          await opensWithAReleasableKey();
-        },
-        SLOW,
-      );
-    }
-    inVm(`${skipped}at the changes of its header is brought to its end`, settles, SLOW);
-  });
-}
+  // The new key, its name, a recovery key, its name; then, once confirmed, each old keyslot and its name.
+  for (const afterChange of [1, 2, 3, 4, 5, 6, 7]) {
+    inVm(
+      `${skipped}after change ${afterChange} of its header locks nobody out`,
+      async () => {
+        const command = afterChange === 1 ? 'rotate' : 'open';
+        await killed(`disk ${command} ${volume}`, { afterChange });
+        await opensWithAReleasableKey();
+      },
+      SLOW,
+    );
+  }
+  inVm(`${skipped}at the changes of its header is brought to its end`, settles, SLOW);
+});
