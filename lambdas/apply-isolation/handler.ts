@@ -15,7 +15,7 @@ import { postureItem } from '../../lib/domain/posture.ts';
 import { CUT_GROUP, type GroupSpec, tenantOf } from '../../lib/domain/profiles.ts';
 import { type Limits, limitsInForce, QUOTA_PK } from '../../lib/domain/quotas.ts';
 import { type ObservedInterface, vmItem } from '../../lib/domain/vm.ts';
-import { getItems, getKinds, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
+import { getTogether, kindsOf, readTogether, VersionConflictError } from '../aws/dynamodb.ts';
 import { interfacesOf } from '../aws/ec2.ts';
 import { ensureGroups, findGroups, type OwnGroups, removeUnused } from '../aws/security-groups.ts';
 import { createQueueHandler, oncePerVm, type Work } from '../queue-function.ts';
@@ -52,7 +52,7 @@ export function createHandler(deps: Deps) {
     async run(work) {
       const ids = [...new Set(work.map((item) => item.value.instanceId))];
       const failed = new Map<string, unknown>();
-      const [fencings, limits] = await Promise.all([decideAll(deps, ids, failed), readLimits(deps)]);
+      const { fencings, limits } = await decideAll(deps, ids, failed);
       const on: Run = { ...deps, limits };
       for (const [id, reason] of await holdBack(deps, fencings)) {
         failed.set(id, reason);
@@ -105,12 +105,6 @@ export function createHandler(deps: Deps) {
   });
 }
 
-/** Service Quotas itself is not asked: refresh-quotas did, and containing must not hang on it. */
-async function readLimits(deps: Deps): Promise<Limits> {
-  const kept = (await getItems(deps.table, [QUOTA_PK], z.unknown())).get(QUOTA_PK);
-  return limitsInForce(deps.profiles.limits, kept, deps.now());
-}
-
 const lookAgain = z.strictObject({ instanceId });
 
 function parse(event: Envelope): Parsed<Occasion> {
@@ -126,17 +120,24 @@ function parse(event: Envelope): Parsed<Occasion> {
 const DECIDED_BY = ['vm', 'posture', 'operator'];
 const KINDS = { vm: vmItem, posture: postureItem, isolation: isolationItem, operator: operatorItem };
 
-/** Where each VM belongs. One whose items cannot be read fails alone. */
+/** Where each VM belongs, and what groups are composed under. A VM whose items cannot be read fails alone. */
 async function decideAll(
   deps: Deps,
   ids: readonly string[],
   failed: Map<string, unknown>,
-): Promise<Map<string, Fencing>> {
+): Promise<{ readonly fencings: Map<string, Fencing>; readonly limits: Limits }> {
+  // Service Quotas itself is not asked: refresh-quotas did, and containing must not hang on it.
+  let kept: unknown;
   // The isolation item is not among the keys: it is written on the condition of its version.
   const { items, moved } = await readTogether(
     deps.table,
     DECIDED_BY.flatMap((kind) => ids.map((id) => `${kind}#${id}`)),
-    () => getKinds(deps.table, ids, KINDS),
+    async () => {
+      const quotas = { keys: [QUOTA_PK], schema: z.unknown() };
+      const { quota, ...decisive } = await getTogether(deps.table, { ...kindsOf(ids, KINDS), quota: quotas });
+      kept = quota.get(QUOTA_PK);
+      return decisive;
+    },
   );
   const fencings = new Map<string, Fencing>();
   for (const id of ids) {
@@ -157,7 +158,7 @@ async function decideAll(
       failed.set(id, error);
     }
   }
-  return fencings;
+  return { fencings, limits: limitsInForce(deps.profiles.limits, kept, deps.now()) };
 }
 
 /** Makes the groups that VMs need where they are enforced. Where all are observed, nothing is made. */

@@ -66,29 +66,58 @@ export async function getItems<T>(
   return parsed(await readRows(table, keys), schema);
 }
 
+/** Which items, and what they should be. */
+export interface Wanted {
+  readonly keys: readonly string[];
+  readonly schema: z.ZodType;
+}
+
 /**
- * Reads the items of several kinds of the same things in one go, as `getItems` does: a call takes a hundred keys of
- * any kind.
+ * Reads items of several kinds in one go, as `getItems` does: a call takes a hundred keys of any kind.
+ *
+ * @throws UnprocessedKeysError
+ */
+export async function getTogether<All extends Readonly<Record<string, Wanted>>>(
+  table: Table,
+  wanted: All,
+): Promise<{ readonly [Name in keyof All]: Items<z.infer<All[Name]['schema']>> }> {
+  const rows = await readRows(
+    table,
+    Object.values(wanted).flatMap(({ keys }) => keys),
+  );
+  const items = Object.entries(wanted).map(([name, { keys, schema }]) => {
+    const own = new Map(keys.filter((pk) => rows.has(pk)).map((pk) => [pk, rows.get(pk)]));
+    return [name, parsed(own, schema)];
+  });
+  return Object.fromEntries(items) as { [Name in keyof All]: Items<z.infer<All[Name]['schema']>> };
+}
+
+/**
+ * The keys of the items of several kinds of the same things.
  *
  * @param ids what stands behind the kind in the keys
  * @param kinds schemas by kind, which keys start with
- * @throws UnprocessedKeysError
  */
-export async function getKinds<Schemas extends Readonly<Record<string, z.ZodType>>>(
+export function kindsOf<Schemas extends Readonly<Record<string, z.ZodType>>>(
+  ids: readonly string[],
+  kinds: Schemas,
+): { readonly [Kind in keyof Schemas]: Wanted & { readonly schema: Schemas[Kind] } } {
+  const wanted = Object.entries(kinds).map(([kind, schema]) => [
+    kind,
+    { keys: ids.map((id) => `${kind}#${id}`), schema },
+  ]);
+  return Object.fromEntries(wanted) as {
+    [Kind in keyof Schemas]: Wanted & { readonly schema: Schemas[Kind] };
+  };
+}
+
+/** The items of several kinds of the same things. @throws UnprocessedKeysError */
+export function getKinds<Schemas extends Readonly<Record<string, z.ZodType>>>(
   table: Table,
   ids: readonly string[],
   kinds: Schemas,
 ): Promise<{ readonly [Kind in keyof Schemas]: Items<z.infer<Schemas[Kind]>> }> {
-  const names = Object.keys(kinds);
-  const rows = await readRows(
-    table,
-    names.flatMap((kind) => ids.map((id) => `${kind}#${id}`)),
-  );
-  const items = names.map((kind) => {
-    const ofKind = new Map([...rows].filter(([pk]) => pk.startsWith(`${kind}#`)));
-    return [kind, parsed(ofKind, kinds[kind] as z.ZodType)];
-  });
-  return Object.fromEntries(items) as { [Kind in keyof Schemas]: Items<z.infer<Schemas[Kind]>> };
+  return getTogether(table, kindsOf(ids, kinds));
 }
 
 /** The rows of these keys, strongly consistent. @throws UnprocessedKeysError */

@@ -4,7 +4,7 @@ import { type Hints, hintsOf } from '../../lib/domain/hints.ts';
 import { type OperatorItem, operatorItem } from '../../lib/domain/operator.ts';
 import { nextVm, type Observation, type ScopeDecision, type VmItem, vmItem } from '../../lib/domain/vm.ts';
 import type { PolicyEngine } from '../../lib/policy/engine.ts';
-import { getItems, putVersioned, type Table } from '../aws/dynamodb.ts';
+import { getKinds, putVersioned, type Table } from '../aws/dynamodb.ts';
 import { instancesOfInterfaces, instancesOfVolumes, observeVms } from '../aws/ec2.ts';
 import type { Announce } from '../aws/eventbridge.ts';
 import { awaitedLater, createQueueHandler, oncePerVm, type QueueDeps, type Work } from '../queue-function.ts';
@@ -29,17 +29,10 @@ export function createHandler(deps: Deps) {
         hints.instanceIds.length > 0 ? hints.instanceIds : users.ids;
       const ids = [...new Set(work.flatMap((item) => vmsOf(item.value)))];
       // Read before looking: whoever wrote after this has looked no earlier, and this write then fails.
-      const [known, operators] = await Promise.all([
-        getItems(deps.table, ids.map(keyOf), vmItem),
-        getItems(
-          deps.table,
-          ids.map((id) => `operator#${id}`),
-          operatorItem,
-        ),
-      ]);
+      const items = await getKinds(deps.table, ids, { vm: vmItem, operator: operatorItem });
       const seen = await observeVms(deps.ec2, deps.region, ids);
-      const outcomes = oncePerVm(work, vmsOf, (id, items) =>
-        converge(deps, id, known.get(keyOf(id)), seen.get(id), operators.get(`operator#${id}`), items),
+      const outcomes = oncePerVm(work, vmsOf, (id, own) =>
+        converge(deps, id, items.vm.get(keyOf(id)), seen.get(id), items.operator.get(`operator#${id}`), own),
       );
       // Messages that name their VM do not wait for the call that the others need.
       return outcomes.map((outcome, i) =>
