@@ -42,8 +42,8 @@ const BATCHES = {
   /** A quiet fleet: one VM starts. */
   'one-a-batch': { observe: 1, isolate: 1 },
   'ten-a-batch': { observe: 10, isolate: 10 },
-  /** VMs that start together, in the deployed batches (observe-vm takes up to 200). */
-  'launched-together': { observe: VMS, isolate: 10 },
+  /** VMs that start together, in the deployed batches (observe-vm takes up to 200, apply-isolation up to 100). */
+  'launched-together': { observe: VMS, isolate: VMS },
 } as const;
 
 interface Both {
