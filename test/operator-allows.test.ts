@@ -100,11 +100,13 @@ describe('allow leave-scope', () => {
   let originals: readonly string[];
   /** Two sweeps: what the first one changes, the second one finds settled. */
   const settle = async () => {
-    for (let i = 0; i < 2; i++) {
-      world.advance(300);
-      await world.sweep();
-      await world.drain();
-    }
+    await sweep();
+    await sweep();
+  };
+  const sweep = async () => {
+    world.advance(300);
+    await world.sweep();
+    await world.drain();
   };
   const untag = async () => {
     vm.tags = {};
@@ -121,6 +123,8 @@ describe('allow leave-scope', () => {
     expect(vm.interfaces[0]?.groups).not.toEqual(originals);
 
     allow((said) => ({ leaveScope: said }));
+    await sweep();
+    expect((await world.record(vm.id))?.vm.decision.reasons).toEqual(['LEAVE_SCOPE_ALLOWED', 'NOT_IN_SCOPE']);
     await settle();
     const left = await world.record(vm.id);
     expect(left?.vm).toMatchObject({ managed: false, leavingScope: false });

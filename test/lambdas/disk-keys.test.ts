@@ -98,6 +98,11 @@ describe('the list of disks', () => {
     });
   });
 
+  test('says of a VM that may hibernate why none of its disks is covered', async () => {
+    await mayHibernate(true);
+    expect((await disks.list()).body['volumes'][1]).toMatchObject({ notCovered: 'HIBERNATION_CONFIGURED' });
+  });
+
   test('says confirmed for good once a generation was', async () => {
     await disks.confirm(disk, 1);
     const { body } = await disks.list();
@@ -289,6 +294,8 @@ const REFUSALS: readonly (readonly [string, () => Promise<{ status: number; body
       return disks.release(disk, 1);
     },
   ],
+  ['HIBERNATION_CONFIGURED', () => mayHibernate(true)],
+  ['HIBERNATION_UNKNOWN', () => mayHibernate(null)],
   ['DISK_NOT_ATTACHED', () => disks.release('00000000-0000-4000-8000-000000000000', 1)],
   [
     'DISK_MOVED',
@@ -358,6 +365,13 @@ const REFUSALS: readonly (readonly [string, () => Promise<{ status: number; body
   ],
 ];
 const wrong = (how: Wrong) => disks.release(disk, 1, how);
+/** @param says what EC2 says of it; null where it does not say */
+async function mayHibernate(says: boolean | null) {
+  vm.hibernation = says;
+  world.stateChange(vm);
+  await world.drain();
+  return disks.release(disk, 1);
+}
 
 describe('a release is refused', () => {
   test.each(REFUSALS)('as %s (%#): announced, nothing unwrapped', async (reason, attempt) => {
@@ -643,6 +657,24 @@ describe('a rotation', () => {
   ])('is refused as %s (%#)', async (reason, status, attempt) => {
     await expect(attempt()).resolves.toMatchObject({ status, body: { reason } });
     expect(states().filter((s) => s.endsWith('issued')).length).toBeLessThanOrEqual(1);
+  });
+
+  test('is refused as ROTATION_NOT_PERMITTED where policy issues no key any more', async () => {
+    const sources = readPolicySources(new URL('../../policies/', import.meta.url));
+    const frozen = `@id("test.frozen") @reason("NOT_NOW")
+      forbid (principal, action == Casemate::Action::"IssueKey", resource)
+      when { principal.hasTag("frozen") };`;
+    const policies = new Map([...sources.policies, ['frozen.cedar', frozen]]);
+    await start('enforce', GOOD_FACTS, policySet({ ...sources, policies }));
+    await disks.confirm(disk, 1);
+    vm.tags = { ...vm.tags, frozen: 'yes' };
+    world.stateChange(vm);
+    await world.drain();
+    await expect(disks.rotate(disk, 2)).resolves.toMatchObject({
+      status: 403,
+      body: { reason: 'ROTATION_NOT_PERMITTED' },
+    });
+    expect(states()).toEqual(['1 active']);
   });
 
   test('is asked for by an operator, until a key newer than the asking is active', async () => {

@@ -40,6 +40,9 @@ const missing = missingForVms();
 const inVm = missing ? test.skip : test;
 const skipped = missing ? `skipped: ${missing}: ` : '';
 
+/** By how much an EBS volume grows while its VM is stopped. */
+const GROWN_BYTES = 2 ** 30;
+
 let site: Site;
 let first: CloudVm;
 let vm: Vm;
@@ -157,6 +160,7 @@ describe('the disk', () => {
     `${skipped}is there again after EC2 stopped and started the VM`,
     async () => {
       await vm.shutDown();
+      truncateSync(volumeFile(first.machine), statSync(volumeFile(first.machine)).size + GROWN_BYTES);
       await stopInstance(site, first.instanceId);
       await site.cloud.until(90, async () =>
         (await first.record())?.vm.observation.state === 'stopped' ? undefined : 'not seen as stopped',
@@ -168,6 +172,32 @@ describe('the disk', () => {
       expect(await vm.ok(`cat ${MOUNT}/file`)).toBe('kept\n');
     },
     2 * SLOW,
+  );
+
+  inVm(
+    `${skipped}fills its EBS volume, which grew, when it is told to`,
+    async () => {
+      const sizes = async () => {
+        const text = await vm.ok(
+          `blockdev --getsize64 /dev/mapper/casemate-${volume}; findmnt -n -b -o SIZE ${MOUNT}`,
+        );
+        const [mapping = 0, filesystem = 0] = text.trim().split('\n').map(Number);
+        return { mapping, filesystem };
+      };
+      // A volume that grows is open as large as it was; this one was opened since, as large as it is.
+      const key = await plaintextKey(site, await diskItem(first, volume), 1);
+      const { mapping } = await sizes();
+      await vm.ok(`echo ${key.toString('base64')} | base64 -d |
+        cryptsetup resize --size ${(mapping - GROWN_BYTES) / 512} --key-file - casemate-${volume}`);
+      const before = await sizes();
+      expect(before.mapping).toBe(mapping - GROWN_BYTES);
+      await vm.ok(agent(`disk grow ${volume}`), 300);
+      const after = await sizes();
+      expect(after.mapping).toBe(mapping);
+      expect(after.filesystem - before.filesystem).toBeGreaterThan(0.9 * GROWN_BYTES);
+      expect(await vm.ok(`cat ${MOUNT}/file`)).toBe('kept\n');
+    },
+    SLOW,
   );
 
   inVm(
