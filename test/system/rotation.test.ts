@@ -1,9 +1,22 @@
+import { truncateSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { metadata, opens } from '../agent/disks/luks.ts';
+import { cryptsetup, metadata, opens } from '../agent/disks/luks.ts';
 import { missingForVms } from './prerequisites.ts';
 import { sharedCloud } from './shared-cloud/ask.ts';
 import { agent, type CloudVm, launchVm, type Site, startSite, stopAgents } from './site.ts';
-import { bootToMount, diskItem, MOUNT, MOUNTED, open, plaintextKey, SLOW, volumeFile } from './steps.ts';
+import {
+  bootToMount,
+  close,
+  diskItem,
+  MOUNT,
+  MOUNTED,
+  open,
+  operator,
+  plaintextKey,
+  SLOW,
+  volumeFile,
+} from './steps.ts';
 import type { Fate } from './tap.ts';
 import type { Vm } from './vm.ts';
 
@@ -11,19 +24,31 @@ const missing = missingForVms();
 const inVm = missing ? test.skip : test;
 const skipped = missing ? `skipped: ${missing}: ` : '';
 
+const SMALL_BYTES = 128 * 2 ** 20;
+const MAPPING = '/dev/mapper/casemate-';
+
 // One rotation each: an agent that is killed is started again, goes on with what the one before left, and is killed.
 describe('a rotation whose agent is killed', () => {
   let site: Site;
   let cloudVm: CloudVm;
   let vm: Vm;
   let volume: string;
+  /** Another volume of the VM, of which every sector is written anew in seconds. */
+  let small: string;
+  let smallFile: string;
 
   beforeAll(async () => {
     if (missing) return;
     site = await startSite(await sharedCloud());
-    cloudVm = await launchVm(site, { name: 'rotation', volumes: [MOUNTED] });
-    volume = cloudVm.volumeIds[0] ?? '';
+    cloudVm = await launchVm(site, { name: 'rotation', volumes: [MOUNTED, {}] });
+    [volume = '', small = ''] = cloudVm.volumeIds;
+    smallFile = cloudVm.machine.volumes[1]?.file ?? '';
+    truncateSync(smallFile, SMALL_BYTES);
     vm = await bootToMount(cloudVm);
+    await site.cloud.until(120, async () => {
+      const [first] = (await diskItem(cloudVm, small)).generations;
+      return first?.state === 'active' ? undefined : 'the small disk is not confirmed';
+    });
     await stopAgents(vm);
     await vm.ok(agent('report'), 300);
   }, 2 * SLOW);
@@ -142,4 +167,61 @@ describe('a rotation whose agent is killed', () => {
     );
   }
   inVm(`${skipped}at the changes of its header is brought to its end`, settles, SLOW);
+
+  inVm(
+    `${skipped}and its power cut while every sector is written anew goes on at the next boot, under another volume key`,
+    async () => {
+      const volumeKey = () => metadata(smallFile).digests['0']?.['digest'];
+      const before = volumeKey();
+      const digest = `head -c 40M ${MAPPING}${small} | sha256sum`;
+      await vm.ok(`head -c 40M /dev/urandom | dd of=${MAPPING}${small} bs=1M conv=fsync 2> /dev/null`, 300);
+      const written = await vm.ok(digest, 300);
+
+      await vm.ok(`(${agent(`disk rotate --reencrypt ${small}`)}) > /run/reencrypt.log 2>&1 &`);
+      // A header that is being written cannot be read as JSON now and then.
+      const isUnderWay = () =>
+        cryptsetup(['luksDump', '--dump-json-metadata', smallFile]).stdout.includes('online-reencrypt');
+      await site.cloud.until(
+        120,
+        async () =>
+          isUnderWay() ? undefined : `not re-encrypting: ${await vm.ok('cat /run/reencrypt.log')}`,
+        100,
+      );
+      await sleep(1000); // some of it is written
+      await vm.pullPlug();
+      expect(isUnderWay()).toBe(true);
+
+      vm = await cloudVm.boot();
+      expect(await open(vm, small)).toMatchObject({ state: 'open' });
+      expect(isUnderWay()).toBe(false);
+      expect(volumeKey()).not.toBe(before);
+      expect(await vm.ok(digest, 300)).toBe(written);
+      expect(Object.keys(metadata(smallFile).keyslots)).toHaveLength(2);
+    },
+    2 * SLOW,
+  );
+
+  inVm(
+    `${skipped}and whose keyslot was lost opens by the recovery key that an operator is given, which then opens no more`,
+    async () => {
+      await close(vm, small);
+      const { disk } = await diskItem(cloudVm, small);
+      const given = await operator(site, 'keys', 'recover', disk, '--reason', 'its keyslot is lost');
+      const recoveryKey = Buffer.from(given.trim());
+      const named = Object.values(metadata(smallFile).tokens).filter(({ role }) => role === 'disk-key');
+      const [slot = '', ...more] = new Set(named.flatMap(({ keyslots }) => keyslots as string[]));
+      expect(more).toEqual([]);
+      const kill = cryptsetup(['luksKillSlot', '--key-file', '-', smallFile, slot], recoveryKey);
+      expect(kill).toMatchObject({ status: 0 });
+      await vm.ok(`blockdev --flushbufs $(device-of ${small})`);
+      expect(await open(vm, small)).toMatchObject({ state: 'failed', reason: 'KEY_DOES_NOT_OPEN' });
+
+      await vm.ok(`echo ${recoveryKey} | (${agent(`disk recover ${small}`)})`, 300);
+      await vm.ok(`test -e ${MAPPING}${small}`);
+      await close(vm, small);
+      expect(await open(vm, small)).toMatchObject({ state: 'open' });
+      expect(opens(smallFile, recoveryKey)).toBe(false);
+    },
+    SLOW,
+  );
 });

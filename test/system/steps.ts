@@ -1,13 +1,17 @@
+import { execFile } from 'node:child_process';
 import { closeSync, openSync, readSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { DecryptCommand, KMSClient } from '@aws-sdk/client-kms';
 import { expect } from '@jest/globals';
 import type { VolumeOutcome } from '../../agent/disks/converge.ts';
 import type { VolumeStatus } from '../../agent/disks/status.ts';
 import { awsEnvironment, CREDENTIALS, REGION } from '../../bin/local/emulators.ts';
-import { runToEnd } from '../../bin/local/process.ts';
 import type { DiskItem } from '../../lib/domain/disk-key.ts';
 import { agent, type CloudVm, type Site, startAgents } from './site.ts';
 import type { Machine, Vm } from './vm.ts';
+
+const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 
 export const MOUNT = '/srv/data';
 export const MOUNTED = { 'casemate:mount': MOUNT, 'casemate:filesystem': 'ext4' };
@@ -100,12 +104,13 @@ export async function plaintextKey(site: Site, disk: DiskItem, generation: numbe
   return Buffer.from(Plaintext);
 }
 
-/** An operator's command. */
-export async function operator({ cloud, folder }: Site, ...args: string[]): Promise<void> {
-  await runToEnd([process.execPath, 'bin/casemate-cli.js', ...args], {
-    log: `${folder}/operator.log`,
+/** An operator's command. @returns its standard output */
+export async function operator({ cloud }: Site, ...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)(process.execPath, ['bin/casemate-cli.js', ...args], {
+    cwd: PROJECT,
     env: awsEnvironment(cloud.emulators),
   });
+  return stdout;
 }
 
 /** Waits until the pipeline's verdict on a VM is this one. */
